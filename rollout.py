@@ -1,0 +1,168 @@
+"""Rollouts: a vLLM engine inside the trainer's process, and the tensors that its responses become.
+
+One process holds both the learner and the engine: weights go over in memory, and nothing has to be kept in
+step over a network. The same lines run on GPU and on CPU; what is for one of them only is marked.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One prompt and one sampled response."""
+
+    prompt_ids: list[int]
+    response_ids: list[int]  # with the end token, where one was sampled: stopping is learned too
+    text: str  # the response as text, stop strings kept, special tokens left out
+    sampler_logprobs: list[float]  # nats, of each response token under the sampling distribution
+    truncated: bool  # the token budget ran out; a stop string or the end token is a proper end
+
+
+class Batch(NamedTuple):
+    """Tensors [B, T]. At position t the model has read input_ids[:, :t+1] and predicts labels[:, t]."""
+
+    input_ids: Tensor
+    labels: Tensor
+    response_mask: Tensor  # bool: labels that belong to a response
+    sampler_logprobs: Tensor  # float32, 0 outside the mask
+
+
+def collate(rollouts: Sequence[Rollout], device: torch.device | str = "cpu") -> Batch:
+    """Right-pad prompt + response and shift by one: the only such shift in the project.
+
+    prompt [5, 6], response [7, 8] -> input_ids [5, 6, 7], labels [6, 7, 8], response_mask [0, 1, 1].
+    """
+    width = max((len(r.prompt_ids) + len(r.response_ids) - 1 for r in rollouts), default=1)
+    # 0 as padding is an ordinary token: only the mask says what counts.
+    ids = torch.zeros(len(rollouts), width + 1, dtype=torch.long)
+    mask = torch.zeros(len(rollouts), width, dtype=torch.bool)
+    sampler_logprobs = torch.zeros(len(rollouts), width)
+    for row, r in enumerate(rollouts):
+        start, end = len(r.prompt_ids), len(r.prompt_ids) + len(r.response_ids)
+        ids[row, :end] = torch.tensor(r.prompt_ids + r.response_ids)
+        mask[row, start - 1 : end - 1] = True
+        sampler_logprobs[row, start - 1 : end - 1] = torch.tensor(r.sampler_logprobs)
+    batch = Batch(ids[:, :-1], ids[:, 1:], mask, sampler_logprobs)
+    return Batch(*(tensor.to(device) for tensor in batch))
+
+
+class Sampler:
+    """A vLLM engine with the learner's weights.
+
+    Args:
+        model: checkpoint folder or Hub id; the architecture stays, `load_weights` replaces the weights.
+        max_model_len: prompt and response together, in tokens.
+        seed: of the engine's own start; sampling takes a seed at each call.
+        memory: GPU: share of the GPU's memory (0 to 1) for weights and KV cache. CPU: GiB of KV cache.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        max_model_len: int,
+        dtype: torch.dtype,
+        memory: float,
+        sleep: bool = False,
+        seed: int = 0,
+    ):
+        # In this process, so that weights can be handed over without copies through another one.
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        on_gpu = torch.cuda.is_available()
+        if not on_gpu:
+            # Left alone, vLLM pins every thread of this process, the learner's too, to cores of its choice.
+            os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+        from vllm import LLM, SamplingParams
+
+        self._sampling_params, self._dtype = SamplingParams, dtype
+        self._llm = LLM(
+            model=model,
+            dtype=str(dtype).removeprefix("torch."),
+            max_model_len=max_model_len,
+            seed=seed,
+            enforce_eager=not on_gpu,  # on CPU compiling takes a minute and gains nothing
+            enable_sleep_mode=sleep and on_gpu,
+            # The log-probs of what was sampled: after the temperature, as the learner computes them.
+            logprobs_mode="processed_logprobs",
+            **(
+                {"gpu_memory_utilization": memory}
+                if on_gpu
+                else {"kv_cache_memory_bytes": int(memory * 2**30)}
+            ),
+        )
+        self._can_sleep = sleep and on_gpu
+
+    def sample(
+        self,
+        prompts: Sequence[list[int]],
+        n: int,
+        temperature: float,
+        max_response_tokens: int,
+        stop: Sequence[str],
+        seed: int,
+        progress: bool = False,
+    ) -> list[Rollout]:
+        """`n` responses a prompt, prompt-major: i*n .. i*n+n-1 answer prompts[i]. Temperature 0: greedy.
+
+        Repeatable: the same weights, prompts and seed give the same responses. It is torch's global seed,
+        since vLLM's seeds per request fail on CPU where a prompt's prefill is split over two scheduler steps.
+        """
+        params = self._sampling_params(
+            n=n,
+            temperature=temperature,
+            max_tokens=max_response_tokens,
+            stop=list(stop),
+            include_stop_str_in_output=True,
+            logprobs=0,  # of the sampled token alone
+            flat_logprobs=True,  # as plain lists
+        )
+        torch.manual_seed(seed)
+        inputs = [{"prompt_token_ids": ids} for ids in prompts]
+        outputs = self._llm.generate(inputs, params, use_tqdm=progress)
+        return [
+            Rollout(
+                prompt_ids=prompt_ids,
+                response_ids=list(response.token_ids),
+                text=response.text,
+                sampler_logprobs=list(response.logprobs.logprobs),
+                truncated=response.finish_reason == "length",
+            )
+            for prompt_ids, output in zip(prompts, outputs, strict=True)
+            for response in output.outputs
+        ]
+
+    def load_weights(self, named_tensors: Iterator[tuple[str, Tensor]]) -> None:
+        """Take over the learner's weights, one tensor at a time, under the checkpoint's names."""
+        weights = ((name, tensor.to(self._dtype)) for name, tensor in named_tensors)
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+        # vLLM would go on answering from keys and values that the old weights computed.
+        self._llm.reset_prefix_cache()
+
+    def logprobs(self, rollout: Rollout) -> list[float]:
+        """The engine's own log-probs of a given response at temperature 1, in nats."""
+        params = self._sampling_params(max_tokens=1, temperature=1.0, prompt_logprobs=0, flat_logprobs=True)
+        ids = rollout.prompt_ids + rollout.response_ids
+        (output,) = self._llm.generate([{"prompt_token_ids": ids}], params, use_tqdm=False)
+        return [output.prompt_logprobs[t][ids[t]].logprob for t in range(len(rollout.prompt_ids), len(ids))]
+
+    def sleep(self) -> None:
+        """GPU: give the engine's memory to the learner; weights and KV cache are dropped. CPU: nothing."""
+        if self._can_sleep:
+            self._llm.sleep(level=2)
+
+    def wake_weights(self) -> None:
+        """GPU: take back the memory of the weights, to be filled by `load_weights`. CPU: nothing."""
+        if self._can_sleep:
+            self._llm.wake_up(tags=["weights"])
+
+    def wake_cache(self) -> None:
+        """GPU: take back the memory of the KV cache, once the weights are in. CPU: nothing."""
+        if self._can_sleep:
+            self._llm.wake_up(tags=["kv_cache"])

@@ -1,0 +1,50 @@
+"""What several test files share: random checkpoints of a real architecture, and hand-made rollouts."""
+
+import os
+
+# As train.py does, before anything imports torch.
+os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
+
+import pytest
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from pretrain import arithmetic_corpus, tiny_tokenizer
+from rollout import Rollout
+
+
+def random_qwen2(tokenizer, *, tied: bool, seed: int = 0) -> Qwen2ForCausalLM:
+    """Two layers of weights random and large enough that other weights mean other log-probs."""
+    torch.manual_seed(seed)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer) + 3,  # padded, as real checkpoints are
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=256,
+        tie_word_embeddings=tied,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+        initializer_range=0.1,
+    )
+    return Qwen2ForCausalLM(config)
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return tiny_tokenizer(question + response for question, response in arithmetic_corpus(500, seed=0))
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tokenizer, tmp_path_factory) -> str:
+    """A folder with a random tied model and the tiny tokenizer."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    random_qwen2(tokenizer, tied=True).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def make_rollout(prompt_ids: list[int], response_ids: list[int], logprob: float = -1.0) -> Rollout:
+    return Rollout(prompt_ids, response_ids, "", [logprob] * len(response_ids), truncated=False)

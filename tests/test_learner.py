@@ -1,0 +1,243 @@
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import make_rollout, random_qwen2
+from transformers import AutoModelForCausalLM
+
+import learner
+from learner import (
+    Policy,
+    check_model,
+    cut_micro_batches,
+    cut_minibatches,
+    load_policy,
+    prepare_policy,
+    update,
+)
+from loss import ALGOS, group_advantages
+from rollout import collate
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def float32(monkeypatch):
+    """Exact comparisons need float32 compute."""
+    monkeypatch.setattr(learner, "compute_dtype", lambda: torch.float32)
+
+
+@pytest.fixture(params=[True, False], ids=["tied", "untied"])
+def policy(request, tokenizer) -> Policy:
+    return prepare_policy(random_qwen2(tokenizer, tied=request.param), CPU)
+
+
+def naive_logprobs(model, prompt_ids: list[int], response_ids: list[int], temperature: float = 1.0):
+    """Log-probs of one response by the textbook, with no padding and the whole vocabulary's logits."""
+    logits = model(input_ids=torch.tensor([prompt_ids + response_ids])).logits[0] / temperature
+    logps = torch.log_softmax(logits, dim=-1)
+    places = range(len(prompt_ids) - 1, len(prompt_ids) + len(response_ids) - 1)
+    return torch.stack([logps[t, token] for t, token in zip(places, response_ids, strict=True)])
+
+
+ROLLOUTS = [
+    make_rollout([5, 6, 7], [8, 9]),
+    make_rollout([5, 6, 7], [10, 11, 12, 13, 14, 15, 16]),
+    make_rollout([20, 21], [22]),
+    make_rollout([20, 21], [23, 24, 25, 26]),
+]
+REWARDS = torch.tensor([1.0, 0.0, 0.0, 1.0])
+
+
+def settings(**changes) -> SimpleNamespace:
+    usual = dict(
+        algo="drgrpo",
+        minibatch_size=4,
+        micro_batch_tokens=1000,
+        temperature=1.0,
+        clip_eps=0.2,
+        max_response_tokens=16,
+        max_grad_norm=1e9,
+    )
+    return SimpleNamespace(**usual | changes)
+
+
+def test_forward_equals_the_textbook_whatever_the_padding(policy):
+    batch = collate(ROLLOUTS)
+    logprobs, entropy = policy(batch.input_ids, batch.labels, batch.response_mask, temperature=0.7)
+    for row, rollout in enumerate(ROLLOUTS):
+        expected = naive_logprobs(policy.model, rollout.prompt_ids, rollout.response_ids, 0.7)
+        torch.testing.assert_close(logprobs[row][batch.response_mask[row]], expected, atol=2e-6, rtol=1e-6)
+    assert (logprobs[~batch.response_mask] == 0).all() and (entropy[~batch.response_mask] == 0).all()
+    assert (entropy[batch.response_mask] > 0).all()
+
+
+def test_micro_batches_by_hand():
+    # Longest first: 9; then 5 and 4 fit in 10 = 2 x 5; then 3 and 2, then 1 would make 3 x 3 = 9.
+    assert cut_micro_batches([4, 9, 3, 1, 5, 2], token_budget=10) == [[1], [4, 0], [2, 5, 3]]
+
+
+def test_every_rollout_is_in_one_micro_batch_within_the_budget():
+    generator = torch.Generator().manual_seed(0)
+    rollouts = [make_rollout([1], [2] * n) for n in torch.randint(1, 40, (64,), generator=generator).tolist()]
+    minibatches = cut_minibatches(rollouts, 16, token_budget=100, seed=3, device=CPU)
+    assert [sum(len(micro) for micro in minibatch) for minibatch in minibatches] == [16] * 4
+    flat = [index for minibatch in minibatches for micro in minibatch for index in micro]
+    assert sorted(flat) == list(range(64)) and flat != list(range(64))
+    for minibatch in minibatches:
+        for micro in minibatch:
+            assert len(micro) * max(1 + len(rollouts[i].response_ids) for i in micro) <= 100
+
+
+@pytest.mark.parametrize("algo", ALGOS)
+@pytest.mark.parametrize("micro_batch_tokens", [10, 20, 1000])
+def test_one_update_is_one_step_along_the_textbook_gradient(policy, algo, micro_batch_tokens):
+    before = {name: p.detach().clone() for name, p in policy.named_parameters()}
+    advantages = group_advantages(REWARDS, 2, scale_by_std=ALGOS[algo].scale_by_std)
+    objective = 0.0
+    for rollout, advantage in zip(ROLLOUTS, advantages.tolist(), strict=True):
+        divisor = len(rollout.response_ids) if ALGOS[algo].divide_by_length else 16
+        logps = naive_logprobs(policy.model, rollout.prompt_ids, rollout.response_ids)
+        objective = objective + advantage * logps.sum() / divisor / len(ROLLOUTS)
+    expected = torch.autograd.grad(objective, list(policy.parameters()))
+
+    optimizer = torch.optim.SGD(policy.parameters(), lr=1.0)
+    config = settings(algo=algo, micro_batch_tokens=micro_batch_tokens)
+    metrics = update(policy, optimizer, ROLLOUTS, advantages, config, CPU, seed=0)
+    for (name, after), gradient in zip(policy.named_parameters(), expected, strict=True):
+        torch.testing.assert_close(after.detach() - before[name], gradient, atol=1e-6, rtol=1e-4)
+    norm = math.sqrt(sum(g.square().sum().item() for g in expected))
+    assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-4)
+    assert metrics["clip_fraction"] == 0
+
+
+def test_second_minibatch_is_compared_with_the_policy_of_the_steps_start(policy):
+    """The first minibatch moves the ratios of the second out of a narrow clip range."""
+    config = settings(minibatch_size=2, clip_eps=0.01)
+    advantages = group_advantages(REWARDS, 2, scale_by_std=False)
+    (first,), (second,) = cut_minibatches(ROLLOUTS, 2, 1000, seed=1, device=CPU)
+    with torch.no_grad():
+        old = [naive_logprobs(policy.model, ROLLOUTS[i].prompt_ids, ROLLOUTS[i].response_ids) for i in second]
+    metrics = update(
+        policy, torch.optim.SGD(policy.parameters(), lr=0.0), ROLLOUTS, advantages, config, CPU, 1
+    )
+    assert metrics["clip_fraction"] == 0  # weights that stay give ratios of 1
+    twin = prepare_policy(random_qwen2_like(policy), CPU)
+    optimizer = torch.optim.SGD(twin.parameters(), lr=4.0)
+    loss = 0.0
+    for i in first:
+        logps = naive_logprobs(twin.model, ROLLOUTS[i].prompt_ids, ROLLOUTS[i].response_ids)
+        loss = loss - advantages[i] * logps.sum() / 16 / 2
+    loss.backward()
+    optimizer.step()
+    clipped = 0
+    with torch.no_grad():
+        for i, old_logps in zip(second, old, strict=True):
+            logps = naive_logprobs(twin.model, ROLLOUTS[i].prompt_ids, ROLLOUTS[i].response_ids)
+            ratio = (logps - old_logps).exp()
+            clipped += ((ratio > 1.01) if advantages[i] > 0 else (ratio < 0.99)).sum().item()
+    tokens = sum(len(r.response_ids) for r in ROLLOUTS)
+    metrics = update(
+        policy, torch.optim.SGD(policy.parameters(), lr=4.0), ROLLOUTS, advantages, config, CPU, 1
+    )
+    assert clipped > 0
+    assert metrics["clip_fraction"] == pytest.approx(clipped / tokens)
+
+
+def random_qwen2_like(policy: Policy):
+    twin = type(policy.model)(policy.model.config)
+    twin.load_state_dict(policy.model.state_dict())
+    return twin
+
+
+def test_sampler_kl_is_the_mean_gap_of_log_probs(policy):
+    metrics = update(
+        policy, torch.optim.SGD(policy.parameters(), lr=0.0), ROLLOUTS, torch.zeros(4), settings(), CPU, 0
+    )
+    ours = torch.cat([naive_logprobs(policy.model, r.prompt_ids, r.response_ids) for r in ROLLOUTS])
+    assert metrics["sampler_kl"] == pytest.approx((-1.0 - ours).mean().item(), rel=1e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change(policy):
+    before = {name: p.detach().clone() for name, p in policy.named_parameters()}
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=1.0)
+    with pytest.raises(RuntimeError, match="not finite"):
+        update(policy, optimizer, ROLLOUTS, torch.full((4,), float("nan")), settings(), CPU, 0)
+    for name, p in policy.named_parameters():
+        assert torch.equal(p, before[name])
+
+
+def test_saved_model_opens_in_transformers_with_the_same_weights(policy, tokenizer, tmp_path):
+    learner.save_model(policy, tokenizer, tmp_path / "model")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
+    assert loaded.config.tie_word_embeddings == policy.model.config.tie_word_embeddings
+    saved = policy.model.state_dict()
+    assert saved.keys() == loaded.state_dict().keys() and "lm_head.weight" in saved
+    for name, tensor in loaded.state_dict().items():
+        assert torch.equal(tensor, saved[name])
+    assert not (tmp_path / "model.partial").exists()
+
+
+def test_saving_in_bf16_leaves_the_learner_in_float32(policy, tokenizer, tmp_path):
+    learner.save_model(policy, tokenizer, tmp_path / "model", torch.bfloat16)
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "model").dtype == torch.bfloat16
+    assert policy.model.dtype == torch.float32
+
+
+def test_checkpoint_goes_on_bit_for_bit(tokenizer, tmp_path):
+    def start():
+        policy = prepare_policy(random_qwen2(tokenizer, tied=True), CPU)
+        return policy, torch.optim.AdamW(policy.parameters(), lr=1e-2, fused=True)
+
+    def one_step(policy, optimizer, seed):
+        advantages = group_advantages(REWARDS, 2, scale_by_std=False)
+        update(policy, optimizer, ROLLOUTS, advantages, settings(minibatch_size=2), CPU, seed)
+
+    policy, optimizer = start()
+    one_step(policy, optimizer, 0)
+    learner.save_checkpoint(tmp_path, 1, policy, optimizer)
+    one_step(policy, optimizer, 1)
+    learner.save_checkpoint(tmp_path, 2, policy, optimizer)
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step_2"]  # the newest is kept
+    one_step(policy, optimizer, 2)
+
+    # What a crash half-way through a save leaves behind is not taken for a checkpoint.
+    (tmp_path / "checkpoints" / "step_3.partial").mkdir()
+    resumed, optimizer = start()
+    assert learner.load_checkpoint(tmp_path, resumed, optimizer) == 2
+    one_step(resumed, optimizer, 2)
+    for (name, ours), theirs in zip(resumed.named_parameters(), policy.parameters(), strict=True):
+        assert torch.equal(ours, theirs), name
+
+
+def test_a_run_without_checkpoint_starts_at_step_0(policy, tmp_path):
+    assert learner.load_checkpoint(tmp_path, policy, torch.optim.AdamW(policy.parameters())) == 0
+
+
+def test_gradient_checkpointing_gives_the_same_gradient(checkpoint):
+    gradients = []
+    for recompute in (False, True):
+        policy = load_policy(checkpoint, CPU, gradient_checkpointing=recompute)
+        batch = collate(ROLLOUTS)
+        policy(batch.input_ids, batch.labels, batch.response_mask)[0].sum().backward()
+        gradients.append([p.grad for p in policy.parameters()])
+    for plain, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, recomputed, atol=1e-6, rtol=1e-6)
+
+
+def test_a_head_that_is_more_than_a_product_is_refused(tokenizer):
+    model = random_qwen2(tokenizer, tied=False)
+    model.lm_head.bias = torch.nn.Parameter(torch.zeros(len(tokenizer) + 3))
+    with pytest.raises(ValueError, match="biased"):
+        prepare_policy(model, CPU)
+
+
+def test_model_paths(checkpoint, tmp_path):
+    check_model(checkpoint)
+    check_model("Qwen/Qwen2.5-Math-7B")
+    for path in (str(tmp_path / "none"), "./none", "none", "a/b/c"):
+        with pytest.raises(ValueError, match="is no folder, and no Hub id"):
+            check_model(path)
+    with pytest.raises(ValueError, match="without config.json"):
+        check_model(str(tmp_path))

@@ -1,0 +1,134 @@
+import json
+import random
+import re
+
+import pytest
+import torch
+from accelerate import Accelerator
+from conftest import random_qwen2
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import learner
+import pretrain
+from data import Chain, in_test_split
+from learner import prepare_policy
+from pretrain import arithmetic_corpus, pack, train_next_token, work
+
+CHAIN = Chain(3, (("+", 9), ("-", 4)))
+
+
+def test_work_without_slips_is_right():
+    assert work(CHAIN, random.Random(0), slip_rate=0.0) == ("3+9=12, 12-4=8.", 8)
+
+
+def test_a_slip_is_carried_on():
+    text, total = work(CHAIN, random.Random(0), slip_rate=1.0)
+    first, second = (int(n) for n in re.findall(r"=(-?\d+)", text))
+    assert abs(first - 12) == 1 and abs(second - (first - 4)) == 1 and total == second
+    assert text == f"3+9={first}, {first}-4={second}."
+
+
+def test_no_test_question_is_in_the_corpus_and_all_behaviours_are():
+    pairs = arithmetic_corpus(3000, seed=1)
+    assert pairs == arithmetic_corpus(3000, seed=1) != arithmetic_corpus(3000, seed=2)
+    asked = [q for question, response in pairs for q in re.findall(r"What is [^?]*\?", question + response)]
+    assert len(asked) > 3000 and not any(in_test_split(question) for question in asked)
+    shares = {
+        "ask": sum("\\boxed" not in r for _, r in pairs),
+        "ramble": sum("Wait" in r for _, r in pairs),
+        "work": sum("=" in r and "Wait" not in r for _, r in pairs),
+        "at once": sum(r.startswith(" \\boxed") for _, r in pairs),
+    }
+    assert sum(shares.values()) == 3000 and min(shares.values()) > 300
+    for _, response in pairs:
+        if "=" in response:  # the boxed answer is the last result of the working
+            assert re.search(r"\\boxed\{(.*)\}", response)[1] == re.findall(r"=(-?\d+)", response)[-1]
+
+
+def test_tokenizer_splits_digits_and_loses_nothing(tokenizer):
+    text = "What is 12 - 345? é \\boxed{-333}<|im_end|>"
+    tokens = tokenizer.tokenize(text)
+    assert all(len(re.findall(r"\d", token)) <= 1 for token in tokens) and tokens[-1] == "<|im_end|>"
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert len(tokenizer) < 512
+
+
+def test_rows_are_the_stream_of_texts_without_gaps(tokenizer):
+    pairs = [("ab?", " c"), ("d?", " efg")]
+    stream, targets = [], []
+    for question, response in pairs:
+        q, r = tokenizer.encode(question), tokenizer.encode(response)
+        stream += [*q, *r, tokenizer.eos_token_id]
+        targets += [False] * len(q) + [True] * (len(r) + 1)
+    ids, is_target = pack(pairs, tokenizer, 4, learn_questions=False)
+    assert ids.shape == ((len(stream) - 1) // 4, 5)
+    for row in range(len(ids)):
+        assert ids[row].tolist() == stream[row * 4 : row * 4 + 5]
+        assert is_target[row].tolist() == targets[row * 4 : row * 4 + 5]
+    assert pack(pairs, tokenizer, 4, learn_questions=True)[1].all()
+    with pytest.raises(ValueError, match="fewer than one row of 4096"):
+        pack(pairs, tokenizer, 4096, learn_questions=True)
+
+
+def test_one_update_follows_cross_entropy_over_the_targets(tokenizer, monkeypatch):
+    monkeypatch.setattr(learner, "compute_dtype", lambda: torch.float32)
+    model = random_qwen2(tokenizer, tied=True)
+    ids, is_target = pack(arithmetic_corpus(30, 0), tokenizer, 32, learn_questions=False)
+    ids, is_target = ids[:4], is_target[:4]
+    labels = ids[:, 1:].masked_fill(~is_target[:, 1:], -100)
+    logits = model(input_ids=ids[:, :-1]).logits
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+    loss = train_next_token(
+        prepare_policy(model, torch.device("cpu")),
+        ids,
+        is_target,
+        epochs=1,
+        batch_rows=4,
+        lr=1e-3,
+        seed=0,
+        accelerator=Accelerator(cpu=True),
+    )
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_training_lowers_the_loss(tokenizer):
+    ids, is_target = pack(arithmetic_corpus(400, 0), tokenizer, 32, learn_questions=False)
+    policy = prepare_policy(random_qwen2(tokenizer, tied=True), torch.device("cpu"))
+    options = dict(batch_rows=16, seed=0, accelerator=Accelerator(cpu=True))
+    first = train_next_token(policy, ids[:16], is_target[:16], epochs=1, lr=1e-9, **options)
+    assert train_next_token(policy, ids, is_target, epochs=4, lr=3e-3, **options) < first / 2
+
+
+def continue_from(checkpoint, monkeypatch, tmp_path, rows, *more):
+    file = tmp_path / "texts.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    args = ["--model", checkpoint, "--data", str(file), "--output_dir", str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", ["pretrain.py", *args, "--row_tokens", "32", "--batch_rows", "4", *more])
+    pretrain.main()
+
+
+def test_continual_pretraining_learns_whole_texts(checkpoint, monkeypatch, tmp_path, capsys):
+    rows = [{"problem": "What is 1 + 1?", "solution": "It is two. #### 2", "answer": "2"}] * 20
+    continue_from(checkpoint, monkeypatch, tmp_path, rows, "--epochs", "40", "--lr", "1e-2")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    prompt = tokenizer("What is 1 + 1?\n", return_tensors="pt")
+    told = model.generate(**prompt, max_new_tokens=20, do_sample=False)
+    assert tokenizer.decode(told[0], skip_special_tokens=True) == "What is 1 + 1?\nIt is two. #### 2"
+
+
+@pytest.mark.parametrize(
+    "rows,more,message",
+    [
+        ([{"problem": "a", "solution": ""}], [], "texts.jsonl, row 1: problem or solution is empty"),
+        ([{"text": "a"}], [], "set --question_column"),
+        ([{"problem": "a", "solution": "b"}], ["--model", "./none"], "model './none' is no folder"),
+        ([{"problem": "a", "solution": "b"}], [], "fewer than one row of 32"),
+    ],
+)
+def test_bad_input(checkpoint, monkeypatch, tmp_path, capsys, rows, more, message):
+    monkeypatch.setattr("pretrain.load_policy", lambda *_, **__: pytest.fail("a model was loaded"))
+    with pytest.raises(SystemExit) as stopped:
+        continue_from(checkpoint, monkeypatch, tmp_path, rows, *more)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err

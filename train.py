@@ -1,0 +1,440 @@
+"""R1-Zero-like training: GRPO and Dr. GRPO (arXiv 2503.20783) with a rule-based verifier as reward.
+
+    python train.py                                       the tiny recipe where there is no GPU
+    accelerate launch train.py --algo drgrpo              the paper's minimalist recipe on all GPUs
+    accelerate launch train.py --recipe figure5 --algo grpo --dry_run
+
+A step: sample G responses to each question, verify them, compare them within their group, update the policy
+on the responses in minibatches, hand the new weights to the sampler. The mathematics is in loss.py. What a
+textbook PPO has and this has not: a value network (the group's mean is the baseline), a KL term (a rule-based
+verifier is not fooled far from the base model, as a learned reward is), several passes over the responses.
+"""
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+# Learner and sampler take turns in this process: its threads share the cores with other ranks here, no more.
+PROCESSES_HERE = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+CORES = max(1, (os.cpu_count() or 1) // PROCESSES_HERE)
+os.environ.setdefault("OMP_NUM_THREADS", str(CORES))
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
+from transformers import AutoConfig, AutoTokenizer, HfArgumentParser
+
+from data import Problem, load_problems
+from eval import evaluate
+from learner import (
+    Policy,
+    autocast,
+    check_model,
+    checkpoint_weights,
+    compute_dtype,
+    load_checkpoint,
+    load_policy,
+    save_checkpoint,
+    save_model,
+    update,
+)
+from loss import ALGOS, group_advantages
+from pretrain import TINY_BASE, make_tiny_base
+from rollout import Rollout, Sampler, collate
+from runlog import RunLog, response_metrics
+from templates import TEMPLATES, apply_template
+from verify import VerifierPool
+
+BENCHMARKS = ["aime", "amc", "math500", "minerva", "olympiad"]
+
+TINY = dict(
+    model=TINY_BASE, data="arithmetic", template="none", eval_data=["arithmetic"], num_steps=100,
+    prompts_per_step=32, max_prompt_tokens=64, max_response_tokens=128, micro_batch_tokens=8192, lr=4e-5,
+    eval_every=20, save_every=50, attn_implementation="eager",
+)  # fmt: skip
+RECIPES = {
+    "tiny": TINY,
+    "oat-zero-7b": dict(model="Qwen/Qwen2.5-Math-7B", data="math_lvl3to5", template="qwen_math"),
+    "oat-zero-1.5b": dict(model="Qwen/Qwen2.5-Math-1.5B", data="math12k", template="r1"),
+    "oat-zero-3b": dict(model="models/Llama-3.2-3B-NuminaQA", data="math12k", template="r1"),
+    "figure5": dict(model="Qwen/Qwen2.5-1.5B", data="math12k", template="r1"),
+}
+
+
+def flag(default=None, help: str = "", choices=None):
+    """A field of Config with its help text."""
+    metadata = {"help": help} | ({"choices": list(choices)} if choices else {})
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class Config:
+    """The defaults are Table 6 of the paper. A recipe sets others, and a flag overrides both."""
+
+    recipe: str = flag("tiny", "named defaults", choices=RECIPES)
+    algo: str = flag("drgrpo", "sets both terms by which GRPO and Dr. GRPO differ", choices=ALGOS)
+    model: str = flag("", "base model: checkpoint folder or Hub id")
+    data: str = flag("", "questions to train on: a name, file, folder or Hub id, see data.py")
+    data_dir: str | None = flag(None, "folder with the paper's sets; default: download and cache")
+    question_column: str | None = flag(None, "column of --data that holds the question")
+    answer_column: str | None = flag(None, "column of --data that holds the reference answer")
+    template: str = flag("none", "prompt template, see templates.py", choices=TEMPLATES)
+    output_dir: str | None = flag(None, "run folder; default: runs/<recipe>-<algo>-<time>")
+
+    num_steps: int = flag(500, "sampling rounds")
+    prompts_per_step: int = flag(128, "questions a step, over all ranks")
+    group_size: int = flag(8, "responses a question")
+    max_prompt_tokens: int = flag(1024, "questions with longer prompts are left out")
+    max_response_tokens: int = flag(3000, "budget; a response that runs out of it gets reward 0")
+    temperature: float = flag(1.0, "of sampling, and of the learner's log-probs")
+
+    minibatch_size: int = flag(128, "responses an optimizer update, over all ranks")
+    micro_batch_tokens: int = flag(16384, "tokens a forward and backward of one rank, padding included")
+    lr: float = flag(1e-6, "learning rate of AdamW, constant")
+    clip_eps: float = flag(0.2, "the ratio is clipped to 1 +- this (Eq. 2)")
+    max_grad_norm: float = flag(1.0, "gradients of a larger norm are scaled down to it")
+    gradient_checkpointing: bool = flag(False, "recompute activations: less memory, a third more compute")
+    attn_implementation: str = flag("sdpa", "attention of transformers: sdpa, eager, flash_attention_2")
+
+    eval_data: list[str] = flag(BENCHMARKS, "sets to evaluate on, greedily")
+    eval_every: int = flag(16, "steps between evaluations; also before the first and after the last step")
+    eval_limit: int | None = flag(None, "first questions of each evaluation set only")
+    save_every: int = flag(16, "steps between checkpoints; the newest is kept")
+    seed: int = flag(0, "of questions, sampling, shuffling and the tiny base")
+    resume: bool = flag(False, "go on with the run in --output_dir from its newest checkpoint")
+    dry_run: bool = flag(False, "print the settings and the batch arithmetic, and stop")
+    engine_memory: float | None = flag(None, "vLLM's share of a GPU (0.6), or GiB of KV cache on CPU (1)")
+    report_to: str = flag("none", "a tracker of accelerate: tensorboard, wandb, ...")
+
+
+def parse_config(args: Sequence[str]) -> Config:
+    """Flags over the recipe over the defaults; with --resume, flags over the settings of the run itself."""
+    usage = "train.py [--recipe NAME] [--algo NAME] [--flag value ...]   (-h lists all flags)"
+    parser = HfArgumentParser(Config, usage=usage)
+    parser.set_defaults(recipe="oat-zero-7b" if torch.cuda.is_available() else "tiny")
+    named, _ = parser.parse_known_args(args)
+    parser.set_defaults(**RECIPES[named.recipe])
+    if named.resume:
+        file = Path(named.output_dir or "") / "config.json"
+        if not named.output_dir or not file.exists():
+            raise ValueError(f"resume: output_dir {named.output_dir} is no run, it has no config.json")
+        saved = json.loads(file.read_text())
+        parser.set_defaults(**{name: saved[name] for name in Config.__dataclass_fields__ if name in saved})
+    (config,) = parser.parse_args_into_dataclasses(args)
+    return config
+
+
+def check(c: Config, world_size: int) -> None:
+    """ValueError for settings that cannot work, before anything loads."""
+    for name, default in vars(Config()).items():
+        is_number = isinstance(default, int | float) and not isinstance(default, bool) and name != "seed"
+        if is_number and not getattr(c, name) > 0:
+            raise ValueError(f"{name} is {getattr(c, name)}, and must be above 0")
+    if c.group_size < 2:
+        raise ValueError(
+            "group_size is 1: a response is compared with others of its group, so set at least 2"
+        )
+    for name in ("prompts_per_step", "minibatch_size"):
+        if getattr(c, name) % world_size:
+            raise ValueError(f"{name} {getattr(c, name)} is not a multiple of the {world_size} ranks")
+    responses, longest = c.prompts_per_step * c.group_size, c.max_prompt_tokens + c.max_response_tokens
+    if responses % c.minibatch_size:
+        raise ValueError(
+            f"minibatch_size {c.minibatch_size} does not divide the {responses} responses of a step "
+            f"(prompts_per_step {c.prompts_per_step} x group_size {c.group_size})"
+        )
+    if c.micro_batch_tokens < longest:
+        raise ValueError(
+            f"micro_batch_tokens {c.micro_batch_tokens} does not hold one full response: {longest}, "
+            f"max_prompt_tokens {c.max_prompt_tokens} + max_response_tokens {c.max_response_tokens}"
+        )
+    if c.report_to != "none" and importlib.util.find_spec(c.report_to) is None:
+        raise ValueError(f"report_to {c.report_to}: install that package first, or leave the flag out")
+    if c.output_dir and not c.resume and Path(c.output_dir).exists() and any(Path(c.output_dir).iterdir()):
+        raise ValueError(f"output_dir {c.output_dir} holds another run: take a new folder, or add --resume")
+    if c.model == TINY_BASE and not os.path.isdir(c.model):
+        return  # it will be made
+    check_model(c.model)
+    context = AutoConfig.from_pretrained(c.model).max_position_embeddings
+    if longest > context:
+        raise ValueError(
+            f"max_prompt_tokens {c.max_prompt_tokens} + max_response_tokens {c.max_response_tokens} = "
+            f"{longest} is over the context of {c.model}, {context} tokens"
+        )
+
+
+def plan(c: Config, world_size: int, num_questions: int) -> str:
+    """The batch arithmetic of a run, in words."""
+    responses = c.prompts_per_step * c.group_size
+    return (
+        f"{c.algo} on {c.model} with {num_questions} questions of {c.data}, template {c.template}, "
+        f"{world_size} rank{'s' * (world_size > 1)}, {compute_dtype()}\n"
+        f"a step: {c.prompts_per_step} questions x {c.group_size} = {responses} responses, "
+        f"{responses // c.minibatch_size} updates of {c.minibatch_size}; "
+        f"{c.num_steps} steps = {c.num_steps * c.prompts_per_step / num_questions:.2f} epochs"
+    )
+
+
+def derived_seed(*parts: int | str) -> int:
+    """A 31-bit seed for each purpose: no two steps, ranks or purposes share a stream of random numbers."""
+    return random.Random("/".join(map(str, parts))).getrandbits(31)
+
+
+def questions_of_step(step: int, per_step: int, num_questions: int, seed: int) -> list[int]:
+    """Indices of a step's questions; each epoch is a new permutation. Pure, so resuming needs no state."""
+    positions = range(step * per_step, (step + 1) * per_step)
+    orders = {}
+    for epoch in {position // num_questions for position in positions}:
+        orders[epoch] = list(range(num_questions))
+        random.Random(derived_seed(seed, "questions", epoch)).shuffle(orders[epoch])
+    return [orders[position // num_questions][position % num_questions] for position in positions]
+
+
+def encode_questions(
+    c: Config, tokenizer, problems: list[Problem], eval_sets: dict[str, list[Problem]]
+) -> tuple[list[Problem], list[list[int]], int]:
+    """Problems whose prompts fit the limit, those prompts as ids, and the engine's context in tokens.
+
+    ValueError if too few problems are left, or if an evaluation prompt does not fit the model's context.
+    """
+
+    def encode(some: list[Problem]) -> list[list[int]]:
+        return tokenizer([apply_template(c.template, problem.question) for problem in some])["input_ids"]
+
+    pairs = list(zip(problems, encode(problems), strict=True))
+    kept = [(problem, ids) for problem, ids in pairs if len(ids) <= c.max_prompt_tokens]
+    limit = f"max_prompt_tokens {c.max_prompt_tokens}"
+    if len(kept) < c.prompts_per_step:
+        raise ValueError(
+            f"{len(kept)} of {len(pairs)} questions of {c.data} are within {limit}, fewer than "
+            f"prompts_per_step {c.prompts_per_step}"
+        )
+    if len(kept) < len(pairs):
+        print(f"{len(pairs) - len(kept)} of {len(pairs)} questions are left out: over {limit}")
+    longest_eval = max((len(ids) for some in eval_sets.values() for ids in encode(some)), default=0)
+    needed = max(c.max_prompt_tokens, longest_eval) + c.max_response_tokens
+    context = AutoConfig.from_pretrained(c.model).max_position_embeddings
+    if needed > context:
+        raise ValueError(
+            f"the longest evaluation prompt, {longest_eval} tokens, + max_response_tokens "
+            f"{c.max_response_tokens} is over the context of {c.model}, {context} tokens"
+        )
+    return [problem for problem, _ in kept], [ids for _, ids in kept], needed
+
+
+def hand_over(
+    policy: Policy, sampler: Sampler, probe: Rollout, device: torch.device, limit: float = 0.05
+) -> None:
+    """Give the sampler the policy's weights, and compare the two on one response.
+
+    RuntimeError when their log-probs differ by more than `limit` nats a token on average. Rounding to bf16
+    gives a fraction of that; an engine that kept old weights would sample from another policy than it should.
+    """
+    sampler.wake_weights()
+    sampler.load_weights(checkpoint_weights(policy))
+    sampler.wake_cache()
+    engine = torch.tensor(sampler.logprobs(probe))
+    batch = collate([probe], device)
+    with torch.no_grad(), autocast(device):
+        learner = policy(batch.input_ids, batch.labels, batch.response_mask)[0][batch.response_mask].cpu()
+    gap = (engine - learner).abs().mean().item()
+    if not gap <= limit:
+        raise RuntimeError(
+            f"after the hand-over the sampler gives a response {engine.mean():.4f} nats a token, the learner "
+            f"{learner.mean():.4f} (mean gap {gap:.4f}, at most {limit}): the weights did not arrive"
+        )
+
+
+def stop_on_signal() -> list[int]:
+    """A list that stays empty until Ctrl-C or a termination signal; the run then ends after its step.
+
+    A second signal ends it at once.
+    """
+    received: list[int] = []
+
+    def note(signum, frame):
+        if received:
+            raise KeyboardInterrupt
+        received.append(signum)
+        print("\nstopping after this step, and saving (once more: stop at once)", file=sys.stderr)
+
+    signal.signal(signal.SIGINT, note)
+    signal.signal(signal.SIGTERM, note)
+    return received
+
+
+def train(
+    c: Config,
+    accelerator: Accelerator,
+    tokenizer,
+    problems: list[Problem],
+    prompts: list[list[int]],
+    eval_sets: dict[str, list[Problem]],
+    max_model_len: int,
+) -> None:
+    """Run the steps of a checked config, from the first or after the newest checkpoint."""
+    device, rank, world_size = accelerator.device, accelerator.process_index, accelerator.num_processes
+    folder, template, algo = Path(c.output_dir), TEMPLATES[c.template], ALGOS[c.algo]
+    policy = load_policy(c.model, device, c.attn_implementation, c.gradient_checkpointing)
+    optimizer = torch.optim.AdamW(
+        policy.parameters(), lr=c.lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True
+    )
+    done = load_checkpoint(folder, policy, optimizer) if c.resume else 0
+    log = RunLog(folder, done, accelerator)
+    verifier = VerifierPool(num_workers=CORES)
+    default_memory = 0.6 if device.type == "cuda" else 1.0
+    sampler = Sampler(
+        c.model,
+        max_model_len=max_model_len,
+        dtype=compute_dtype(),
+        memory=c.engine_memory or default_memory,
+        sleep=True,
+        seed=c.seed,
+    )
+    stop = stop_on_signal()
+
+    def sample(step: int, prompts: list[list[int]], n: int) -> list[Rollout]:
+        seed = derived_seed(c.seed, "sample", step, rank)
+        return sampler.sample(prompts, n, c.temperature, c.max_response_tokens, template.stop, seed)
+
+    def evaluate_all(step: int) -> dict[str, float]:
+        metrics = {}
+        for name, eval_problems in eval_sets.items():
+            result, _ = evaluate(
+                sampler,
+                tokenizer,
+                verifier,
+                eval_problems,
+                template=c.template,
+                max_response_tokens=c.max_response_tokens,
+            )
+            metrics |= {f"eval/{name}/{key}": value for key, value in result.items()}
+            count = len(eval_problems)
+            log.say(f"step {step:>3}: greedy accuracy {result['accuracy']:.3f} on {name} ({count} questions)")
+        return metrics
+
+    # The engine has read the same checkpoint, but a resumed policy has moved on; and a hand-over that fails
+    # should do so at once.
+    (probe,) = sample(done, prompts[:1], n=1)
+    hand_over(policy, sampler, probe, device)
+    if done == 0:
+        log.write({"step": 0, **evaluate_all(0)})
+
+    for step in range(done, c.num_steps):
+        started = time.perf_counter()
+        # Sample G responses to each of this rank's questions with the current weights.
+        chosen = questions_of_step(step, c.prompts_per_step, len(problems), c.seed)[rank::world_size]
+        rollouts = sample(step, [prompts[i] for i in chosen], n=c.group_size)
+        sampled = time.perf_counter()
+
+        # Verify: reward 1 for a right final answer, 0 for any other and for a response cut off by the budget.
+        answers = [problems[i].answers for i in chosen for _ in range(c.group_size)]
+        timeouts_before = verifier.timeouts
+        verdicts = verifier.verify_all([r.text for r in rollouts], answers, template.answer_format)
+        correct = [v.correct and not r.truncated for v, r in zip(verdicts, rollouts, strict=True)]
+        rewards = torch.tensor(correct, dtype=torch.float32)  # [N]
+        verified = time.perf_counter()
+
+        # Compare within groups, while they are still in order; then learn.
+        advantages = group_advantages(rewards, c.group_size, scale_by_std=algo.scale_by_std)  # [N]
+        sampler.sleep()
+        seed = derived_seed(c.seed, "shuffle", step, rank)
+        learned = update(policy, optimizer, rollouts, advantages, c, device, seed)
+        updated = time.perf_counter()
+
+        hand_over(policy, sampler, rollouts[0], device)
+        handed_over = time.perf_counter()
+
+        # Log, evaluate, save.
+        records = [
+            (reward, v.formatted, len(r.response_ids), r.truncated)
+            for reward, v, r in zip(rewards.tolist(), verdicts, rollouts, strict=True)
+        ]
+        gathered = gather_object([(records, verifier.timeouts - timeouts_before, bool(stop))])
+        records = [record for of_rank, _, _ in gathered for record in of_rank]
+        stopping = any(stopped for _, _, stopped in gathered)
+        last = stopping or step + 1 == c.num_steps
+        metrics = {
+            "step": step + 1,
+            **response_metrics(records, c.group_size),
+            **learned,
+            "verify/timeouts": sum(timeouts for _, timeouts, _ in gathered),
+            "time/sample": sampled - started,
+            "time/verify": verified - sampled,
+            "time/update": updated - verified,
+            "time/sync": handed_over - updated,
+            "tokens_per_second": sum(tokens for _, _, tokens, _ in records) / (handed_over - started),
+        }
+        log.progress(metrics, c.num_steps)
+        if last or (step + 1) % c.eval_every == 0:
+            metrics |= evaluate_all(step + 1)
+        log.write(metrics)
+        log.samples(step + 1, [problems[i] for i in chosen], rollouts, rewards.tolist())
+        if last or (step + 1) % c.save_every == 0:
+            save_checkpoint(folder, step + 1, policy, optimizer)
+        if stopping:
+            log.say(f"stopped after step {step + 1}; go on with: --output_dir {folder} --resume")
+            break
+
+    save_model(policy, tokenizer, folder / "model", AutoConfig.from_pretrained(c.model).dtype)
+    log.say(f"the trained model is in {folder / 'model'}")
+    verifier.close()
+
+
+def main() -> None:
+    """Flags to a run. What cannot work ends in one sentence and exit code 2, before a model loads."""
+    is_main = int(os.environ.get("RANK", 0)) == 0
+    try:
+        config = parse_config(sys.argv[1:])
+        accelerator = Accelerator(cpu=not torch.cuda.is_available())
+        check(config, accelerator.num_processes)
+        columns = dict(question_column=config.question_column, answer_column=config.answer_column)
+        problems = load_problems(config.data, data_dir=config.data_dir, **columns)
+        eval_sets = {
+            name: load_problems(name, "test", data_dir=config.data_dir, limit=config.eval_limit)
+            for name in config.eval_data
+        }
+        accelerator.print(plan(config, accelerator.num_processes, len(problems)))
+        if config.dry_run:
+            accelerator.print(json.dumps(asdict(config), indent=2))
+            return
+        if config.model == TINY_BASE and not os.path.isdir(TINY_BASE):
+            accelerator.print(f"The tiny base model is made first, once, in {TINY_BASE}")
+            make_tiny_base(TINY_BASE, accelerator, seed=config.seed)
+        tokenizer = AutoTokenizer.from_pretrained(config.model)
+        problems, prompts, max_model_len = encode_questions(config, tokenizer, problems, eval_sets)
+    except (ValueError, OSError) as error:
+        if is_main:
+            print(f"train.py: {error}", file=sys.stderr)
+        sys.exit(2)
+    if config.output_dir is None:
+        now = [f"runs/{config.recipe}-{config.algo}-{time.strftime('%Y%m%d-%H%M%S')}"]
+        (config.output_dir,) = broadcast_object_list(now)  # rank 0's clock for all
+    if is_main:
+        Path(config.output_dir).mkdir(parents=True, exist_ok=True)
+        versions = {
+            name: importlib.metadata.version(name) for name in ("torch", "transformers", "accelerate")
+        }
+        settings = json.dumps(asdict(config) | {"versions": versions}, indent=2)
+        (Path(config.output_dir) / "config.json").write_text(settings + "\n")
+    if config.report_to != "none":
+        accelerator = Accelerator(log_with=config.report_to, project_dir=config.output_dir)
+        accelerator.init_trackers("r1-zero")
+    accelerator.wait_for_everyone()
+    train(config, accelerator, tokenizer, problems, prompts, eval_sets, max_model_len)
+    for tracker in accelerator.trackers:
+        tracker.finish()
+
+
+if __name__ == "__main__":
+    main()
