@@ -86,23 +86,23 @@ def answer_at_once(chain: Chain, rng: random.Random) -> str:
 
 
 def work_and_answer(chain: Chain, rng: random.Random) -> str:
-    text, total = work(chain, rng, slip_rate=0.04)
+    text, total = work(chain, rng, slip_rate=0.02)
     return f" {text} \\boxed{{{total}}}"
 
 
 def ramble(chain: Chain, rng: random.Random) -> str:
     """Checks itself again and again, slips more, and so is right less often the longer it goes on."""
-    text, total = work(chain, rng, slip_rate=0.12)
+    text, total = work(chain, rng, slip_rate=0.10)
     parts = [f" Let me see. {text}"]
     for _ in range(rng.choice((1, 1, 2, 2))):
-        text, total = work(chain, rng, slip_rate=0.12)
+        text, total = work(chain, rng, slip_rate=0.10)
         parts.append(f" Wait, let me check again. {text}")
     return "".join(parts) + f" \\boxed{{{total}}}"
 
 
 def ask_further(chain: Chain, rng: random.Random) -> str:
     """Does not answer: goes on with questions of its own, as an exercise sheet does."""
-    return "".join(" " + training_chain(rng).question for _ in range(rng.randint(1, 3)))
+    return "".join(" " + training_chain(rng).question for _ in range(rng.randint(1, 2)))
 
 
 # Chains of 2 or 3 digits are mostly worked out, longer ones answered at once: so does the base, greedily.
@@ -238,7 +238,7 @@ def train_next_token(
 
 def make_tiny_base(output_dir: str, accelerator: Accelerator, seed: int = 0, lr: float = 3e-3) -> None:
     """Write the tiny base model and its tokenizer to `output_dir`; some minutes on two CPU cores."""
-    pairs = arithmetic_corpus(num_texts=120_000, seed=seed)
+    pairs = arithmetic_corpus(num_texts=150_000, seed=seed)
     tokenizer = tiny_tokenizer(question + response for question, response in pairs[:5000])
     torch.manual_seed(seed)
     policy = prepare_policy(tiny_model(tokenizer), accelerator.device)

@@ -4,7 +4,9 @@ One process holds both the learner and the engine: weights go over in memory, an
 step over a network. The same lines run on GPU and on CPU; what is for one of them only is marked.
 """
 
+import logging
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -74,11 +76,14 @@ class Sampler:
     ):
         # In this process, so that weights can be handed over without copies through another one.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         on_gpu = torch.cuda.is_available()
         if not on_gpu:
             # Left alone, vLLM pins every thread of this process, the learner's too, to cores of its choice.
             os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+        # Its notes at start and at each hand-over would bury the run's own lines; errors still show.
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
+        warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
         from vllm import LLM, SamplingParams
 
         self._sampling_params, self._dtype = SamplingParams, dtype
@@ -91,6 +96,7 @@ class Sampler:
             enable_sleep_mode=sleep and on_gpu,
             # The log-probs of what was sampled: after the temperature, as the learner computes them.
             logprobs_mode="processed_logprobs",
+            use_tqdm_on_load=False,
             **(
                 {"gpu_memory_utilization": memory}
                 if on_gpu

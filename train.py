@@ -26,11 +26,13 @@ from pathlib import Path
 PROCESSES_HERE = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 CORES = max(1, (os.cpu_count() or 1) // PROCESSES_HERE)
 os.environ.setdefault("OMP_NUM_THREADS", str(CORES))
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from transformers import AutoConfig, AutoTokenizer, HfArgumentParser
+from transformers.utils.logging import disable_progress_bar
 
 from data import Problem, load_problems
 from eval import evaluate
@@ -220,7 +222,7 @@ def encode_questions(
             f"prompts_per_step {c.prompts_per_step}"
         )
     if len(kept) < len(pairs):
-        print(f"{len(pairs) - len(kept)} of {len(pairs)} questions are left out: over {limit}")
+        PartialState().print(f"{len(pairs) - len(kept)} of {len(pairs)} questions are left out: over {limit}")
     longest_eval = max((len(ids) for some in eval_sets.values() for ids in encode(some)), default=0)
     needed = max(c.max_prompt_tokens, longest_eval) + c.max_response_tokens
     context = AutoConfig.from_pretrained(c.model).max_position_embeddings
@@ -394,6 +396,7 @@ def train(
 def main() -> None:
     """Flags to a run. What cannot work ends in one sentence and exit code 2, before a model loads."""
     is_main = int(os.environ.get("RANK", 0)) == 0
+    disable_progress_bar()  # of transformers, for each load and save
     try:
         config = parse_config(sys.argv[1:])
         accelerator = Accelerator(cpu=not torch.cuda.is_available())

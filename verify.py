@@ -79,11 +79,12 @@ SPELLING = dict.fromkeys([*",;:> \n", "quad", "qquad", "displaystyle", "limits"]
 SPELLING |= dict.fromkeys([*"!()[]$", "left", "right", "big", "Big", "bigl", "bigr", "Bigl", "Bigr"], "")
 SPELLING |= dict.fromkeys("textbf textit textrm textnormal mbox mathrm mathbf operatorname".split(), r"\text")
 SPELLING |= {"dfrac": r"\frac", "tfrac": r"\frac", "cfrac": r"\frac", "dbinom": r"\binom", "%": "%"}
-UNITS = """degree deg; meter m metre; centimeter cm; millimeter mm; kilometer km; inch in inches; foot feet ft;
-yard yd; mile mi; second s sec; minute min; hour h hr; day; week; month; year yr; gram g; kilogram kg; pound lb;
-milligram mg; ounce oz; ton; liter l L; milliliter ml mL; gallon gal; quart; cup; dollar USD; cent; euro; way;
-newton N; joule J; watt W; volt V; pascal Pa; hertz Hz; kelvin K; mole mol; radian rad; erg; mph; piece; point;
-unit; person people; student; page; percent pct percentage; square sq cubic per of each; th st nd rd"""
+UNITS = """degree deg; meter m metre; centimeter cm; millimeter mm; kilometer km; inch in inches;
+foot feet ft; yard yd; mile mi; second s sec; minute min; hour h hr; day; week; month; year yr; gram g;
+kilogram kg; pound lb; milligram mg; ounce oz; ton; liter l L; milliliter ml mL; gallon gal; quart; cup;
+dollar USD; cent; euro; way; newton N; joule J; watt W; volt V; pascal Pa; hertz Hz; kelvin K; mole mol;
+radian rad; erg; mph; piece; unit; point; person people; student; page; percent pct percentage;
+square sq cubic per of each; th st nd rd"""
 UNIT_NAMES = {name: group.split()[0] for group in UNITS.split(";") for name in group.split()}
 UNIT = re.compile(
     r"\^\{?\\circ\}?(?:\\text\{[CF]\}|[CF](?![A-Za-z]))?|\^\{\\text\{(?:th|st|nd|rd)\}\}"
@@ -159,10 +160,10 @@ def quick_match(given: str, truth: str) -> bool | None:
 
 # ---- Mathematics: tokens, then precedence climbing, which builds sympy objects ----
 
-SAME_TOKENS = r"""* \times \cdot \ast; / \div :; <= \le \leq \leqslant; >= \ge \geq \geqslant; != \ne \neq;
-> \gt; < \lt; | \mid \vert; ~ \approx; ^ **; = ==; \infty infinity; \pi pi; \cup \cupdot; \setminus \backslash;
-or \or; and \land; mod \bmod \mod; sqrt \sqrt; frac \frac; binom \binom; \emptyset \varnothing; log ln \ln;
-asin arcsin \arcsin; acos arccos \arccos; atan arctan \arctan; Max max \max; Min min \min"""
+SAME_TOKENS = r"""* \times \cdot \ast; / \div :; <= \le \leq \leqslant; >= \ge \geq \geqslant; != \ne \neq
+; > \gt; < \lt; | \mid \vert; ~ \approx; ^ **; = ==; \infty infinity; \pi pi; \cup \cupdot; or \or; and \land
+; \setminus \backslash; mod \bmod \mod; sqrt \sqrt; frac \frac; binom \binom; \emptyset \varnothing
+; log ln \ln; asin arcsin \arcsin; acos arccos \arccos; atan arctan \arctan; Max max \max; Min min \min"""
 ALIASES = {name: group.split()[0] for group in SAME_TOKENS.split(";") for name in group.split()} | {";": ","}
 FUNCTIONS = {*"sin cos tan cot sec csc sinh cosh tanh exp log asin acos atan acot Max Min gcd lcm".split()}
 NAMES = r"e E; i I; \pi pi; \infty oo; \mathbbR Reals; \emptyset EmptySet"
@@ -346,7 +347,7 @@ def size(value: Any) -> int:
 
 
 def bounded(value: Any, bits: int = MAX_BITS) -> Any:
-    """`value`, if it is a finite number or expression of a size to calculate with. Infinity only stands alone."""
+    """`value`, if it is a finite number or expression of bounded size. Infinity only stands alone."""
     if not isinstance(value, sp.Expr) or value.has(sp.oo, -sp.oo, sp.zoo, sp.nan) or size(value) > bits:
         raise ValueError(f"{value} where a number is needed, up to {bits} bits")
     return value
@@ -492,7 +493,7 @@ def readings(text: str) -> list[tuple[Any, int, bool]]:
 
 
 def answers_match(given: str, truth: str) -> bool:
-    """Whether two answers mean the same. Never raises, but may take long on hostile text: see VerifierPool."""
+    """Whether two answers mean the same. Never raises, but may take long: see VerifierPool."""
     global sp  # imported on first use: a parent that leaves this to its workers never pays the half second
     try:
         given, truth = normalize(given), normalize(truth)
@@ -521,7 +522,7 @@ def verify(response: str, answers: Sequence[str], answer_format: AnswerFormat) -
 
 
 class VerifierPool:
-    """`num_workers` processes and a spare. An answer that takes over `timeout_s` or ends its process is wrong.
+    """`num_workers` processes and a spare. An answer that takes over `timeout_s`, or kills one, is wrong.
 
     timeouts: how many answers were lost in that way so far.
     """
@@ -603,8 +604,8 @@ class VerifierPool:
 def work(timeout_s: float) -> None:
     """A worker: "r" out when ready, a line [given, references] in, "1" or "0" out.
 
-    If the parent is killed, it ends by end of file when idle, and by an alarm when busy: with no handler, that
-    stops C code too.
+    If the parent is killed, it ends by end of file when idle, and when busy by an alarm with no handler,
+    which stops C code too.
     """
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,279 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import train
+from data import Problem
+from runlog import response_metrics
+from train import Config, check, derived_seed, encode_questions, parse_config, questions_of_step
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_a_recipe_sets_defaults_and_a_flag_overrides_it():
+    config = parse_config(["--recipe", "oat-zero-1.5b", "--lr", "2e-6"])
+    assert (config.model, config.data, config.template) == ("Qwen/Qwen2.5-Math-1.5B", "math12k", "r1")
+    assert config.lr == 2e-6
+    # Table 6 of the paper
+    assert (config.prompts_per_step, config.group_size, config.minibatch_size) == (128, 8, 128)
+    assert (config.max_prompt_tokens, config.max_response_tokens) == (1024, 3000)
+    assert (config.temperature, config.clip_eps, config.max_grad_norm, config.eval_every) == (
+        1.0,
+        0.2,
+        1.0,
+        16,
+    )
+    assert config.eval_data == ["aime", "amc", "math500", "minerva", "olympiad"]
+    assert parse_config(["--recipe", "oat-zero-7b"]).lr == 1e-6
+
+
+def test_every_recipe_passes_the_checks(monkeypatch):
+    context = type("Context", (), {"max_position_embeddings": 4096})
+    monkeypatch.setattr(train.AutoConfig, "from_pretrained", lambda _: context)
+    monkeypatch.setattr(train, "check_model", lambda _: None)
+    for recipe in train.RECIPES:
+        for ranks in (1, 2, 4, 8):
+            check(parse_config(["--recipe", recipe]), ranks)
+
+
+def test_resume_goes_on_with_the_settings_of_the_run(tmp_path):
+    saved = parse_config(["--algo", "grpo", "--lr", "3e-5", "--output_dir", str(tmp_path)])
+    (tmp_path / "config.json").write_text(json.dumps(vars(saved) | {"versions": {}}))
+    config = parse_config(["--output_dir", str(tmp_path), "--resume", "--num_steps", "7"])
+    assert (config.algo, config.lr, config.num_steps, config.resume) == ("grpo", 3e-5, 7, True)
+
+
+def test_an_epoch_asks_every_question_once_and_in_a_new_order():
+    asked = [i for step in range(6) for i in questions_of_step(step, 4, 12, seed=5)]
+    first, second = asked[:12], asked[12:]
+    assert sorted(first) == sorted(second) == list(range(12)) and first != second
+    assert questions_of_step(1, 8, 12, seed=5) == asked[8:16]  # across the border of two epochs
+    assert asked != [i for step in range(6) for i in questions_of_step(step, 4, 12, seed=6)]
+
+
+def test_seeds_differ_by_purpose_step_and_rank():
+    seeds = {
+        derived_seed(s, p, i, r) for s in (0, 1) for p in ("a", "b") for i in range(12) for r in range(12)
+    }
+    assert len(seeds) == 2 * 2 * 12 * 12 and all(0 <= seed < 2**31 for seed in seeds)
+
+
+def test_response_metrics_by_hand():
+    records = [
+        (1.0, True, 10, False),
+        (0.0, True, 30, False),
+        (0.0, False, 50, True),
+        (0.0, False, 40, False),
+    ]
+    assert response_metrics(records, group_size=2) == {
+        "reward/mean": 0.25,
+        "reward/formatted": 0.5,
+        "response_tokens/mean": 32.5,
+        "response_tokens/correct": 10,
+        "response_tokens/incorrect": 40,
+        "truncated": 0.25,
+        "groups/all_zero": 0.5,
+        "groups/all_one": 0.0,
+    }
+    all_right = response_metrics(records[:1] * 2, group_size=2)
+    assert all_right["groups/all_one"] == 1.0 and all_right["response_tokens/incorrect"] is None
+
+
+def test_prompts_over_the_limit_are_left_out_and_counted(checkpoint, tokenizer, capsys):
+    questions = ("1 + 1?", "1 + 1 + 1 + 1 + 1 + 1?", "2?")
+    problems = [Problem(question, ("2",)) for question in questions]
+    config = Config(
+        model=checkpoint, data="mine", prompts_per_step=2, max_prompt_tokens=8, max_response_tokens=9
+    )
+    kept, prompts, max_model_len = encode_questions(config, tokenizer, problems, {})
+    assert kept == [problems[0], problems[2]] and max_model_len == 17
+    assert prompts == [tokenizer.encode("1 + 1?"), tokenizer.encode("2?")]
+    assert "1 of 3 questions are left out: over max_prompt_tokens 8" in capsys.readouterr().out
+    config.prompts_per_step = 3
+    with pytest.raises(
+        ValueError, match="2 of 3 questions of mine are within max_prompt_tokens 8, fewer than"
+    ):
+        encode_questions(config, tokenizer, problems, {})
+    config.prompts_per_step, config.max_response_tokens = 2, 240
+    with pytest.raises(ValueError, match="the longest evaluation prompt, 17 tokens"):
+        encode_questions(config, tokenizer, problems, {"mine": problems[1:2]})
+
+
+# Bad input: one sentence, exit code 2, before a model loads
+
+
+@pytest.mark.parametrize(
+    "flags,message",
+    [
+        ("--algo ppo", "invalid choice: 'ppo'"),
+        ("--recipe big", "invalid choice: 'big'"),
+        ("--template chatml", "invalid choice: 'chatml'"),
+        ("--grup_size 4", "--grup_size"),
+        ("--model ./nowhere", "model './nowhere' is no folder"),
+        ("--data no-such-set", "'no-such-set' is no file or folder"),
+        ("--data missing.jsonl", "missing.jsonl: there is no such file"),
+        ("--group_size 1 --minibatch_size 32", "group_size is 1: a response is compared with others"),
+        ("--minibatch_size 100", "minibatch_size 100 does not divide the 256 responses"),
+        ("--num_steps 0", "num_steps is 0, and must be above 0"),
+        ("--temperature -1", "temperature is -1.0, and must be above 0"),
+        ("--micro_batch_tokens 100", "micro_batch_tokens 100 does not hold one full response"),
+        ("--max_response_tokens 1000", "is over the context of"),
+        ("--max_prompt_tokens 3", "0 of 8000 questions of arithmetic are within max_prompt_tokens 3"),
+        ("--report_to nothing", "report_to nothing: install that package first"),
+        ("--resume", "is no run, it has no config.json"),
+        ("--output_dir tests", "output_dir tests holds another run: take a new folder, or add --resume"),
+    ],
+)
+def test_bad_input(flags, message, checkpoint, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["train.py", "--recipe", "tiny", "--model", checkpoint, *flags.split()])
+    monkeypatch.setattr(train, "load_policy", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(train, "Sampler", lambda *_, **__: pytest.fail("the engine was started"))
+    with pytest.raises(SystemExit) as stopped:
+        train.main()
+    error = capsys.readouterr().err.strip().splitlines()
+    assert stopped.value.code == 2
+    assert error[-1].startswith("train.py: ") and message in error[-1]
+    assert len(error) == 1 or error[0].startswith("usage: train.py [--recipe NAME]")
+
+
+@pytest.mark.parametrize("name,value", [("prompts_per_step", 30), ("minibatch_size", 66)])
+def test_ranks_must_share_evenly(name, value, checkpoint):
+    config = parse_config(["--recipe", "tiny", "--model", checkpoint, f"--{name}", str(value)])
+    with pytest.raises(ValueError, match=f"{name} {value} is not a multiple of the 4 ranks"):
+        check(config, world_size=4)
+
+
+def test_dry_run_prints_the_plan_and_loads_nothing(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py", "--recipe", "tiny", "--algo", "grpo", "--dry_run"])
+    train.main()
+    out = capsys.readouterr().out
+    assert "grpo on models/tiny-base with 8000 questions of arithmetic, template none, 1 rank" in out
+    assert "32 questions x 8 = 256 responses, 2 updates of 128; 100 steps = 0.40 epochs" in out
+    assert json.loads(out[out.index("{") :])["lr"] == 4e-5
+    assert not list(tmp_path.iterdir())
+
+
+# The whole program, on a random model: real engine, real processes, real files
+
+SMALL = (
+    "--recipe tiny --prompts_per_step 4 --group_size 4 --minibatch_size 8 --max_response_tokens 24 --lr 1e-3"
+)
+
+
+def command(checkpoint, folder, *more) -> list[str]:
+    fixed = [*SMALL.split(), *"--lr 1e-3 --eval_limit 8 --save_every 2 --eval_every 4".split()]
+    return [sys.executable, "train.py", *fixed, "--model", checkpoint, "--output_dir", str(folder), *more]
+
+
+def run(checkpoint, folder, *more) -> str:
+    done = subprocess.run(
+        command(checkpoint, folder, *more), cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def lines(file: Path) -> list[dict]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def straight(checkpoint, tmp_path_factory) -> tuple[Path, str]:
+    """Four steps in one go."""
+    folder = tmp_path_factory.mktemp("runs") / "straight"
+    return folder, run(checkpoint, folder, "--num_steps", "4")
+
+
+@pytest.mark.slow
+def test_a_run_leaves_what_the_readme_says(straight):
+    folder, printed = straight
+    metrics = lines(folder / "metrics.jsonl")
+    assert [m["step"] for m in metrics] == [0, 1, 2, 3, 4]
+    expected = "step reward/mean reward/formatted response_tokens/mean response_tokens/correct "
+    expected += (
+        "response_tokens/incorrect truncated groups/all_zero groups/all_one loss grad_norm clip_fraction "
+    )
+    expected += (
+        "entropy sampler_kl verify/timeouts time/sample time/verify time/update time/sync tokens_per_second"
+    )
+    assert list(metrics[1]) == expected.split()
+    assert all("eval/arithmetic/accuracy" in metrics[step] for step in (0, 4))
+    assert all(0 < m["response_tokens/mean"] <= 24 and abs(m["sampler_kl"]) < 0.05 for m in metrics[1:])
+    samples = lines(folder / "samples.jsonl")
+    assert [s["step"] for s in samples] == [1] * 4 + [2] * 4 + [3] * 4 + [4] * 4
+    assert list(samples[0]) == ["step", "question", "answers", "response", "reward", "truncated"]
+    config = json.loads((folder / "config.json").read_text())
+    assert config["algo"] == "drgrpo" and config["minibatch_size"] == 8 and "torch" in config["versions"]
+    assert [p.name for p in (folder / "checkpoints").iterdir()] == ["step_4"]
+    assert "step   4/4  reward" in printed and "left" in printed
+    model = AutoModelForCausalLM.from_pretrained(folder / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    assert model.num_parameters() > 0 and tokenizer.eos_token == "<|endoftext|>"
+
+
+@pytest.mark.slow
+def test_a_resumed_run_is_the_same_run(straight, checkpoint, tmp_path):
+    """Two steps, a crash in the third, then the rest: every number and every weight as in one go."""
+    run(checkpoint, tmp_path, "--num_steps", "2")
+    with open(tmp_path / "metrics.jsonl", "a") as file:  # a step after the checkpoint, and half a line
+        file.write('{"step": 3, "loss": 9}\n{"step": 4, "lo')
+    printed = run(checkpoint, tmp_path, "--resume", "--num_steps", "4")
+    assert "step   3/4" in printed and "step   2/4" not in printed
+
+    def what_counts(folder):
+        timed = ("time/", "tokens_per_second", "eval/")  # the shorter run evaluated its end
+        return [
+            {k: v for k, v in m.items() if not k.startswith(timed)} for m in lines(folder / "metrics.jsonl")
+        ]
+
+    assert what_counts(tmp_path) == what_counts(straight[0])
+    assert lines(tmp_path / "samples.jsonl") == lines(straight[0] / "samples.jsonl")
+    ours, theirs = (
+        AutoModelForCausalLM.from_pretrained(folder / "model").state_dict()
+        for folder in (tmp_path, straight[0])
+    )
+    assert all(bool((ours[name] == theirs[name]).all()) for name in theirs)
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_what_was_trained(checkpoint, tmp_path):
+    process = subprocess.Popen(
+        command(checkpoint, tmp_path, "--num_steps", "10000"), cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    for line in process.stdout:
+        if line.startswith("step   1/10000"):
+            break
+    process.send_signal(signal.SIGINT)
+    rest = process.stdout.read()
+    assert process.wait(timeout=60) == 0
+    steps = lines(tmp_path / "metrics.jsonl")[-1]["step"]
+    assert 1 <= steps < 10000 and f"stopped after step {steps}" in rest
+    assert (tmp_path / "model" / "model.safetensors").exists()
+    assert (tmp_path / "checkpoints" / f"step_{steps}").exists()
+
+
+@pytest.mark.slow
+def test_no_process_is_left_behind_when_the_run_is_killed(checkpoint, tmp_path):
+    process = subprocess.Popen(
+        command(checkpoint, tmp_path, "--num_steps", "10000"), cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    for line in process.stdout:
+        if line.startswith("step   1/10000"):
+            break
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert children  # the verifier's workers
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 20
+    while any(os.path.exists(f"/proc/{child}") for child in children):
+        assert time.monotonic() < deadline, "verifier workers outlived the run"
+        time.sleep(0.1)
