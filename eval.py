@@ -165,7 +165,7 @@ def main() -> None:
                 temperature=config.temperature,
                 max_response_tokens=budget,
                 seed=config.seed,
-                progress=state.is_main_process,
+                progress=state.is_main_process and sys.stderr.isatty(),
             )
             if not state.is_main_process:
                 continue

@@ -59,7 +59,7 @@ BENCHMARKS = ["aime", "amc", "math500", "minerva", "olympiad"]
 
 TINY = dict(
     model=TINY_BASE, data="arithmetic", template="none", eval_data=["arithmetic"], num_steps=100,
-    prompts_per_step=32, max_prompt_tokens=64, max_response_tokens=128, micro_batch_tokens=8192, lr=4e-5,
+    prompts_per_step=32, max_prompt_tokens=64, max_response_tokens=128, micro_batch_tokens=8192, lr=6e-5,
     eval_every=20, save_every=50, attn_implementation="eager",
 )  # fmt: skip
 RECIPES = {

@@ -575,7 +575,7 @@ def test_linear_logprobs_in_bfloat16(chunk_size):
 
 
 def test_linear_logprobs_adds_chunks_in_float32():
-    """Over 128 chunks, bf16 gradients are as close to the exact ones as the naive version's; bf16 sums are not."""
+    """Over 128 chunks, bf16 gradients are as near to the exact ones as the naive version's."""
     hidden, weight, labels, upstream = head_inputs(torch.bfloat16, vocabulary=128 * 64)
     _, _, grad_hidden, grad_weight = run_both(hidden, weight, labels, upstream, chunk_size=1)
     hidden, weight = (tensor.detach().double().requires_grad_() for tensor in (hidden, weight))

@@ -158,7 +158,7 @@ def test_dry_run_prints_the_plan_and_loads_nothing(monkeypatch, capsys, tmp_path
     out = capsys.readouterr().out
     assert "grpo on models/tiny-base with 8000 questions of arithmetic, template none, 1 rank" in out
     assert "32 questions x 8 = 256 responses, 2 updates of 128; 100 steps = 0.40 epochs" in out
-    assert json.loads(out[out.index("{") :])["lr"] == 4e-5
+    assert json.loads(out[out.index("{") :])["lr"] == 6e-5
     assert not list(tmp_path.iterdir())
 
 
