@@ -14,7 +14,7 @@ PIP          := .venv/bin/python -m pip install --quiet --disable-pip-version-ch
 .PHONY: train test lint clean
 
 train: $(INSTALLED)
-	.venv/bin/accelerate launch $(if $(filter cpu,$(KIND)),--cpu --num_processes 1) train.py $(ARGS)
+	.venv/bin/$(if $(filter gpu,$(KIND)),accelerate launch,python) train.py $(ARGS)
 
 test: $(INSTALLED) lint
 	.venv/bin/python -m pytest $(ARGS)
