@@ -21,8 +21,8 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM
 
-from loss import ALGOS, aggregate, clipped_loss, linear_logprobs
-from rollout import Rollout, collate
+from loss import ALGOS, aggregate, clipped_loss, importance_weights, kl_to_reference, linear_logprobs
+from rollout import Batch, Rollout, collate
 
 
 class Policy(nn.Module):
@@ -156,22 +156,24 @@ def cut_micro_batches(lengths: Sequence[int], token_budget: int) -> list[list[in
 
 
 def cut_minibatches(
-    rollouts: Sequence[Rollout], minibatch_size: int, token_budget: int, seed: int, device: torch.device
-) -> list[list[list[int]]]:
+    rollouts: Sequence[Rollout], minibatch_size: int, token_budget: int, seed: int, device: torch.device,
+    skip: Tensor | None = None,
+) -> list[list[list[int]]]:  # fmt: skip
     """Shuffled indices -> minibatches of micro-batches of indices, equally many micro-batches on all ranks.
 
-    A sharded forward waits for every rank, so a rank with fewer micro-batches gets empty ones.
+    A sharded forward waits for every rank, so a rank with fewer micro-batches gets empty ones. A rollout
+    whose `skip` [N] is set counts in its minibatch but is in no micro-batch.
     """
     order = torch.randperm(len(rollouts), generator=torch.Generator().manual_seed(seed)).tolist()
     minibatches = []
     for start in range(0, len(order), minibatch_size):
-        chosen = order[start : start + minibatch_size]
+        chosen = [i for i in order[start : start + minibatch_size] if skip is None or not skip[i]]
         lengths = [len(rollouts[i].prompt_ids) + len(rollouts[i].response_ids) for i in chosen]
         minibatches.append([[chosen[j] for j in cut] for cut in cut_micro_batches(lengths, token_budget)])
     counts = torch.tensor([len(minibatch) for minibatch in minibatches], device=device)
     if world_size() > 1:
         dist.all_reduce(counts, op=dist.ReduceOp.MAX)
-    for minibatch, count in zip(minibatches, counts.tolist(), strict=True):
+    for minibatch, count in zip(minibatches, counts.clamp(min=1).tolist(), strict=True):
         minibatch += [[] for _ in range(count - len(minibatch))]
     return minibatches
 
@@ -184,39 +186,62 @@ def update(
     config,
     device: torch.device,
     seed: int,
+    reference: Policy | None = None,
 ) -> dict[str, float]:
     """One pass over this rank's rollouts, an optimizer step a minibatch -> metrics, the same on all ranks.
 
-    `config` holds the flags of train.py, `seed` shuffles. RuntimeError on a loss or gradient norm that is not
-    finite, before the weights are touched.
+    `config` holds the flags of train.py, `seed` shuffles, `reference` is for config.beta > 0. RuntimeError
+    on a loss or gradient norm that is not finite, before the weights are touched.
     """
     algo, local_size = ALGOS[config.algo], config.minibatch_size // world_size()
-    minibatches = cut_minibatches(rollouts, local_size, config.micro_batch_tokens, seed, device)
+    skip = advantages == 0 if config.skip_equal_groups else None
+    minibatches = cut_minibatches(rollouts, local_size, config.micro_batch_tokens, seed, device, skip)
 
-    def forward(micro_batch: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(model: Policy, micro_batch: list[int]) -> tuple[Tensor, Tensor, Batch, Tensor]:
         # An empty micro-batch runs a forward like any other, with nothing in its mask.
-        batch = collate([rollouts[i] for i in micro_batch or [0]], device)
-        mask = batch.response_mask if micro_batch else torch.zeros_like(batch.response_mask)
+        chosen = [rollouts[i] for i in micro_batch or [0]]
+        batch = collate(chosen, device)
+        mask = batch.response_mask & bool(micro_batch)
+        if config.mask_truncated:
+            mask = mask & ~torch.tensor([r.truncated for r in chosen], device=device)[:, None]
         with autocast(device):
-            logprobs, entropy = policy(batch.input_ids, batch.labels, mask, config.temperature)
-        return logprobs, entropy, mask, batch.sampler_logprobs  # [B, T] each
+            logprobs, entropy = model(batch.input_ids, batch.labels, mask, config.temperature)
+        return logprobs, entropy, batch, mask  # [B, T] each
 
     # Old log-probs, under the policy that starts this step. The first minibatch is learned from with exactly
     # these weights, so there its own log-probs serve.
-    old: list[list[Tensor | None]] = [[None] * len(minibatches[0])]
     with torch.no_grad():
-        old += [[forward(micro_batch)[0] for micro_batch in minibatch] for minibatch in minibatches[1:]]
+        old = [[None] * len(minibatches[0])]
+        old += [[forward(policy, micro_batch)[0] for micro_batch in m] for m in minibatches[1:]]
+        ref = [
+            [forward(reference, micro_batch)[0] if reference else None for micro_batch in m]
+            for m in minibatches
+        ]
 
-    totals = torch.zeros(5, device=device)  # loss; over tokens: their number, clipped, entropy, sampler_kl
+    # Sums: the loss, and over tokens their number, clipped ones, entropy, log p(sampler) - log p(learner), KL
+    totals = torch.zeros(6, device=device)
     grad_norms = []
-    for minibatch, old_of_minibatch in zip(minibatches, old, strict=True):
-        for micro_batch, old_logprobs in zip(minibatch, old_of_minibatch, strict=True):
-            logprobs, entropy, mask, sampler_logprobs = forward(micro_batch)
-            old_logprobs = logprobs.detach() if old_logprobs is None else old_logprobs
-            advantage = advantages[micro_batch or [0]].to(device)  # [B]
+    for minibatch, olds, refs in zip(minibatches, old, ref, strict=True):
+        for micro_batch, old_logprobs, ref_logprobs in zip(minibatch, olds, refs, strict=True):
+            logprobs, entropy, batch, mask = forward(policy, micro_batch)
+            if old_logprobs is None:
+                old_logprobs = logprobs.detach()
             token_loss, clipped = clipped_loss(
-                logprobs, old_logprobs, advantage, mask, clip_eps=config.clip_eps
+                logprobs,
+                old_logprobs,
+                advantages[micro_batch or [0]].to(device),
+                mask,
+                clip_eps=config.clip_eps,
+                clip_eps_high=config.clip_eps_high,
             )
+            if config.importance_cap is not None:
+                token_loss = token_loss * importance_weights(
+                    old_logprobs, batch.sampler_logprobs, mask, cap=config.importance_cap
+                )
+            kl = torch.zeros_like(token_loss)
+            if ref_logprobs is not None:
+                kl = kl_to_reference(logprobs, ref_logprobs, mask)
+                token_loss = token_loss + config.beta * kl
             loss = aggregate(
                 token_loss,
                 mask,
@@ -225,8 +250,9 @@ def update(
                 num_rollouts=local_size,
             )
             loss.backward()
-            gap = torch.where(mask, sampler_logprobs - old_logprobs, 0.0)
-            totals += torch.stack([loss.detach(), mask.sum(), clipped.sum(), entropy.sum(), gap.sum()])
+            gap = (batch.sampler_logprobs - old_logprobs).where(mask, 0.0)
+            sums = (loss.detach(), mask.sum(), clipped.sum(), entropy.sum(), gap.sum(), kl.detach().sum())
+            totals += torch.stack(sums)
         norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
         grad_norms.append(full_tensor(norm).item())
         if not math.isfinite(grad_norms[-1]) or not math.isfinite(totals[0].item()):
@@ -237,14 +263,16 @@ def update(
         optimizer.zero_grad()
     if world_size() > 1:
         dist.all_reduce(totals)
-    loss_sum, tokens, clipped_sum, entropy_sum, gap_sum = totals.tolist()
-    return {
+    loss_sum, tokens, *token_sums = totals.tolist()
+    clip_fraction, mean_entropy, sampler_kl, reference_kl = (total / max(1, tokens) for total in token_sums)
+    metrics = {
         "loss": loss_sum / world_size() / len(minibatches),
         "grad_norm": sum(grad_norms) / len(grad_norms),
-        "clip_fraction": clipped_sum / tokens,
-        "entropy": entropy_sum / tokens,
-        "sampler_kl": gap_sum / tokens,
+        "clip_fraction": clip_fraction,
+        "entropy": mean_entropy,
+        "sampler_kl": sampler_kl,
     }
+    return metrics | ({"reference_kl": reference_kl} if reference else {})
 
 
 def save_checkpoint(folder: Path, step: int, policy: Policy, optimizer: torch.optim.Optimizer) -> None:

@@ -105,6 +105,11 @@ class Config:
     lr: float = flag(1e-6, "learning rate of AdamW, constant")
     clip_eps: float = flag(0.2, "the ratio is clipped to 1 +- this (Eq. 2)")
     max_grad_norm: float = flag(1.0, "gradients of a larger norm are scaled down to it")
+    clip_eps_high: float | None = flag(None, "clip-higher: another eps for the upper side")
+    importance_cap: float | None = flag(None, "weigh tokens by learner / sampler probability, at most this")
+    beta: float = flag(0.0, "weight of a KL term towards the initial model, per token (Eq. 1)")
+    mask_truncated: bool = flag(False, "leave responses cut off by the budget out of the loss")
+    skip_equal_groups: bool = flag(False, "do not compute groups of equal rewards; the gradient is the same")
     gradient_checkpointing: bool = flag(False, "recompute activations: less memory, a third more compute")
     attn_implementation: str = flag("sdpa", "attention of transformers: sdpa, eager, flash_attention_2")
 
@@ -139,9 +144,16 @@ def parse_config(args: Sequence[str]) -> Config:
 def check(c: Config, world_size: int) -> None:
     """ValueError for settings that cannot work, before anything loads."""
     for name, default in vars(Config()).items():
-        is_number = isinstance(default, int | float) and not isinstance(default, bool) and name != "seed"
-        if is_number and not getattr(c, name) > 0:
+        if isinstance(default, int | float) and default > 0 and not getattr(c, name) > 0:
             raise ValueError(f"{name} is {getattr(c, name)}, and must be above 0")
+    for name in ("clip_eps_high", "importance_cap", "engine_memory", "eval_limit"):
+        if getattr(c, name) is not None and not getattr(c, name) > 0:
+            raise ValueError(f"{name} is {getattr(c, name)}, and must be above 0 or left out")
+    if c.beta < 0 or (c.beta > 0 and c.skip_equal_groups):
+        raise ValueError(
+            f"beta {c.beta} with skip_equal_groups {c.skip_equal_groups}: beta must not be negative, and "
+            "above 0 groups of equal rewards have a gradient too"
+        )
     if c.group_size < 2:
         raise ValueError(
             "group_size is 1: a response is compared with others of its group, so set at least 2"
@@ -291,6 +303,7 @@ def train(
     optimizer = torch.optim.AdamW(
         policy.parameters(), lr=c.lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True
     )
+    reference = load_policy(c.model, device, c.attn_implementation) if c.beta > 0 else None
     done = load_checkpoint(folder, policy, optimizer) if c.resume else 0
     log = RunLog(folder, done, accelerator)
     verifier = VerifierPool(num_workers=CORES)
@@ -332,8 +345,9 @@ def train(
     if done == 0:
         log.write({"step": 0, **evaluate_all(0)})
 
+    handed_over = time.perf_counter()
     for step in range(done, c.num_steps):
-        started = time.perf_counter()
+        last_step_ended, started = handed_over, time.perf_counter()
         # Sample G responses to each of this rank's questions with the current weights.
         chosen = questions_of_step(step, c.prompts_per_step, len(problems), c.seed)[rank::world_size]
         rollouts = sample(step, [prompts[i] for i in chosen], n=c.group_size)
@@ -351,7 +365,7 @@ def train(
         advantages = group_advantages(rewards, c.group_size, scale_by_std=algo.scale_by_std)  # [N]
         sampler.sleep()
         seed = derived_seed(c.seed, "shuffle", step, rank)
-        learned = update(policy, optimizer, rollouts, advantages, c, device, seed)
+        learned = update(policy, optimizer, rollouts, advantages, c, device, seed, reference)
         updated = time.perf_counter()
 
         hand_over(policy, sampler, rollouts[0], device)
@@ -375,6 +389,7 @@ def train(
             "time/verify": verified - sampled,
             "time/update": updated - verified,
             "time/sync": handed_over - updated,
+            "time/rest": started - last_step_ended,
             "tokens_per_second": sum(tokens for _, _, tokens, _ in records) / (handed_over - started),
         }
         log.progress(metrics, c.num_steps)

@@ -7,6 +7,8 @@ version must return. It is the larger of
   - the peak of resident memory until the forward pass has ended, minus what was resident before it,
   - the peak until the backward pass has ended, minus the same, minus the bytes of the gradients.
 The second is too low for the naive version, which peaks before its gradients exist; so the share is too high.
+
+speed, length, trl: see the functions. `python benchmarks/learner.py memory speed length` leaves out TRL.
 """
 
 import argparse
@@ -17,11 +19,14 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from loss import linear_logprobs  # noqa: E402
+from learner import autocast, prepare_policy, update  # noqa: E402
+from loss import group_advantages, linear_logprobs  # noqa: E402
+from rollout import Rollout  # noqa: E402
 
 VOCABULARY, TOKENS, WIDTH = 151_936, 1_024, 1_536  # Qwen2.5-Math-1.5B's head, one response of 1,024 tokens
 MEMORY_LIMIT = 0.15  # of the naive version
@@ -101,7 +106,165 @@ def memory():
     return result
 
 
-PARTS = {"memory": memory}
+# A model of SmolLM2-135M's shape, with random weights: speed does not depend on their values.
+SHAPE = dict(hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9)
+SHAPE |= dict(
+    num_key_value_heads=3, vocab_size=49_152, tie_word_embeddings=True, max_position_embeddings=2048
+)
+SPEED_LIMIT, TRL_LIMIT, BUDGET = 0.85, 1.5, 512
+
+
+def policy_135m():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    return prepare_policy(LlamaForCausalLM(LlamaConfig(**SHAPE)), torch.device("cpu"))
+
+
+def realistic_rollouts(count=16):
+    """Prompts of 60 to 120 tokens; lengths of responses log-normal around 150, as a math model's are."""
+    generator = torch.Generator().manual_seed(0)
+    lengths = (torch.randn(count, generator=generator) * 0.6 + 5.0).exp().long().clamp(16, BUDGET).tolist()
+    prompts = torch.randint(60, 120, (count,), generator=generator).tolist()
+
+    def ids(n):
+        return torch.randint(3, SHAPE["vocab_size"], (n,), generator=generator).tolist()
+
+    return [Rollout(ids(p), ids(n), "", [-1.0] * n, False) for p, n in zip(prompts, lengths, strict=True)]
+
+
+def settings(rollouts):
+    """One minibatch, so that neither side needs a second forward for old log-probs."""
+    options = dict(importance_cap=None, beta=0.0, mask_truncated=False, skip_equal_groups=False)
+    options |= dict(algo="drgrpo", temperature=1.0, clip_eps=0.2, clip_eps_high=None, max_grad_norm=1.0)
+    options |= dict(minibatch_size=len(rollouts), micro_batch_tokens=2048, max_response_tokens=BUDGET)
+    return SimpleNamespace(**options)
+
+
+def seconds_of(run, rounds=3):
+    """The fastest of some rounds after a warm-up: what else runs on the machine only ever adds."""
+    run()
+    times = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def our_update(policy, rollouts, advantages):
+    optimizer = torch.optim.SGD(policy.parameters(), lr=0.0)
+    return update(policy, optimizer, rollouts, advantages, settings(rollouts), torch.device("cpu"), seed=0)
+
+
+def speed():
+    """Tokens a second of learner.update against a bare forward and backward of as many tokens, unpadded.
+
+    Bare: transformers' own model(input_ids, labels).loss.backward() in rows of the mean length.
+    """
+    policy, rollouts = policy_135m(), realistic_rollouts()
+    tokens = sum(len(r.prompt_ids) + len(r.response_ids) for r in rollouts)
+    advantages = torch.linspace(-1, 1, len(rollouts))
+    rows = torch.randint(3, SHAPE["vocab_size"], (len(rollouts), tokens // len(rollouts)))
+
+    def bare():
+        for chunk in rows.split(max(1, 2048 // rows.shape[1])):
+            with autocast(torch.device("cpu")):
+                loss = policy.model(input_ids=chunk, labels=chunk, use_cache=False).loss
+            loss.backward()
+        policy.zero_grad()
+
+    ours = tokens / seconds_of(lambda: our_update(policy, rollouts, advantages))
+    theirs = rows.numel() / seconds_of(bare)
+    return {"ours_tokens_per_second": ours, "bare_tokens_per_second": theirs, "share": ours / theirs,
+            "limit": SPEED_LIMIT, "ok": ours / theirs >= SPEED_LIMIT}  # fmt: skip
+
+
+def length():
+    """Milliseconds a token for responses of 64 to 1024 tokens; what attention alone adds, by its products.
+
+    A token of a response of length n costs 6 x parameters + 12 x layers x width x n / 2 multiplications.
+    """
+    policy, result = policy_135m(), {}
+    parameters = sum(p.numel() for p in policy.parameters())
+    for n in (64, 256, 1024):
+        rollouts = [Rollout([5], list(range(10, 10 + n)), "", [-1.0] * n, False)] * (2048 // n)
+        advantages = torch.ones(len(rollouts))
+        seconds = seconds_of(lambda r=rollouts, a=advantages: our_update(policy, r, a), rounds=2)
+        attention = 6 * SHAPE["num_hidden_layers"] * SHAPE["hidden_size"] * n / (6 * parameters)
+        result[n] = {"ms_per_token": 1000 * seconds / 2048, "attention_share_by_products": attention}
+    return result
+
+
+def trl():
+    """learner.update against the update of TRL's GRPOTrainer: same model, rollouts and loss.
+
+    TRL pads a batch to its longest prompt and its longest response; per_device_train_batch_size 4 holds about
+    the tokens of one of our micro-batches. `pip install trl` first.
+    """
+    import tempfile
+
+    from datasets import Dataset
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+    from trl import GRPOConfig, GRPOTrainer
+
+    policy, rollouts = policy_135m(), realistic_rollouts()
+    advantages = group_advantages(torch.tensor([1.0, 0, 0, 0] * 4), 4, scale_by_std=False)
+    tokens = sum(len(r.prompt_ids) + len(r.response_ids) for r in rollouts)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel({"a": 0, "<eos>": 1}, unk_token="a")), eos_token="<eos>",
+        pad_token="<eos>", unk_token="a",
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        config = GRPOConfig(
+            folder, loss_type="dr_grpo", scale_rewards=False, beta=0.0, max_completion_length=BUDGET,
+            bf16=True,
+            per_device_train_batch_size=4, num_generations=4, gradient_checkpointing=False, report_to="none",
+            use_cpu=True, importance_sampling_level="token",
+        )  # fmt: skip
+        trainer = GRPOTrainer(
+            policy.model, lambda completions, **_: [0.0] * len(completions), config,
+            Dataset.from_dict({"prompt": ["a"] * 8}), processing_class=tokenizer,
+        )  # fmt: skip
+
+    def pad(rows, left):
+        width = max(map(len, rows))
+        fill = [[0] * (width - len(row)) for row in rows]
+        ids = torch.tensor([f + r if left else r + f for r, f in zip(rows, fill, strict=True)])
+        ones = [[1] * len(row) for row in rows]
+        return ids, torch.tensor([f + o if left else o + f for o, f in zip(ones, fill, strict=True)])
+
+    trainer.current_gradient_accumulation_steps = len(rollouts) // 4
+    losses = []
+
+    def theirs():
+        losses.clear()
+        for start in range(0, len(rollouts), 4):
+            part = rollouts[start : start + 4]
+            prompt_ids, prompt_mask = pad([r.prompt_ids for r in part], left=True)
+            completion_ids, completion_mask = pad([r.response_ids for r in part], left=False)
+            inputs = dict(prompt_ids=prompt_ids, prompt_mask=prompt_mask, completion_ids=completion_ids)
+            inputs |= dict(completion_mask=completion_mask, advantages=advantages[start : start + 4])
+            inputs |= dict(num_items_in_batch=completion_mask.sum())
+            with autocast(torch.device("cpu")):
+                loss = trainer._compute_loss(policy.model, inputs)
+            loss.backward()
+            losses.append(loss.item())
+        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+        policy.zero_grad()
+
+    policy.train()
+    their_seconds = seconds_of(theirs)
+    our_seconds = seconds_of(lambda: our_update(policy, rollouts, advantages))
+    our_loss, their_loss = our_update(policy, rollouts, advantages)["loss"], sum(losses)
+    ratio = their_seconds / our_seconds
+    return {"ours_tokens_per_second": tokens / our_seconds, "trl_tokens_per_second": tokens / their_seconds,
+            "ratio": ratio, "our_loss": our_loss, "trl_loss": their_loss, "limit": TRL_LIMIT,
+            "ok": ratio >= TRL_LIMIT and abs(our_loss - their_loss) < 1e-4}  # fmt: skip
+
+
+PARTS = {"memory": memory, "speed": speed, "length": length, "trl": trl}
 
 
 def main():

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 from types import SimpleNamespace
 
@@ -59,6 +60,11 @@ def settings(**changes) -> SimpleNamespace:
         clip_eps=0.2,
         max_response_tokens=16,
         max_grad_norm=1e9,
+        clip_eps_high=None,
+        importance_cap=None,
+        beta=0.0,
+        mask_truncated=False,
+        skip_equal_groups=False,
     )
     return SimpleNamespace(**usual | changes)
 
@@ -149,6 +155,95 @@ def random_qwen2_like(policy: Policy):
     twin = type(policy.model)(policy.model.config)
     twin.load_state_dict(policy.model.state_dict())
     return twin
+
+
+def textbook_step(policy, coefficient_of, extra=lambda i, logps: 0.0):
+    """The gradient of sum_i sum_t (coefficient * logp + extra) / 16 / 4, by the textbook forward."""
+    objective = 0.0
+    for i, rollout in enumerate(ROLLOUTS):
+        logps = naive_logprobs(policy.model, rollout.prompt_ids, rollout.response_ids)
+        objective = objective + ((coefficient_of(i, logps.detach()) * logps).sum() + extra(i, logps)) / 16 / 4
+    return torch.autograd.grad(objective, list(policy.parameters()))
+
+
+def one_step(policy, advantages, reference=None, rollouts=ROLLOUTS, **changes):
+    """The move of the weights in one update with lr 1, and the metrics."""
+    before = [p.detach().clone() for p in policy.parameters()]
+    optimizer = torch.optim.SGD(policy.parameters(), lr=1.0)
+    metrics = update(policy, optimizer, rollouts, advantages, settings(**changes), CPU, 0, reference)
+    return [p.detach() - old for p, old in zip(policy.parameters(), before, strict=True)], metrics
+
+
+def assert_same(moves, gradients):
+    for move, gradient in zip(moves, gradients, strict=True):
+        torch.testing.assert_close(move, gradient, atol=1e-6, rtol=1e-4)
+
+
+ADVANTAGES = group_advantages(REWARDS, 2, scale_by_std=False)
+
+
+def test_importance_cap_weighs_tokens_by_learner_over_sampler(policy):
+    def weighted(i, logps):  # the sampler's log-probs are all -5.5, so that some weights are capped
+        return ADVANTAGES[i] * (logps + 5.5).exp().clamp(max=1.1)
+
+    rollouts = [make_rollout(r.prompt_ids, r.response_ids, logprob=-5.5) for r in ROLLOUTS]
+    expected = textbook_step(policy, weighted)
+    assert_same(one_step(policy, ADVANTAGES, rollouts=rollouts, importance_cap=1.1)[0], expected)
+
+
+def test_beta_pulls_towards_the_reference(policy, tokenizer):
+    reference = prepare_policy(random_qwen2(tokenizer, tied=True, seed=9), CPU)
+    divergences = []
+
+    def pull(i, logps):
+        with torch.no_grad():
+            ref = naive_logprobs(reference.model, ROLLOUTS[i].prompt_ids, ROLLOUTS[i].response_ids)
+        k3 = (ref - logps).exp() - (ref - logps) - 1
+        divergences.append(k3.detach())
+        return -0.3 * k3.sum()
+
+    expected = textbook_step(policy, lambda i, logps: ADVANTAGES[i], pull)
+    moves, metrics = one_step(policy, ADVANTAGES, reference, beta=0.3)
+    assert_same(moves, expected)
+    assert metrics["reference_kl"] == pytest.approx(torch.cat(divergences).mean().item(), rel=1e-4)
+
+
+def test_mask_truncated_leaves_a_response_out_and_the_divisor_as_it_is(policy):
+    cut_off = dataclasses.replace(ROLLOUTS[1], truncated=True)
+    expected = textbook_step(policy, lambda i, logps: 0.0 if i == 1 else ADVANTAGES[i])
+    moves, _ = one_step(
+        policy, ADVANTAGES, rollouts=[ROLLOUTS[0], cut_off, *ROLLOUTS[2:]], mask_truncated=True
+    )
+    assert_same(moves, expected)
+
+
+def test_skipped_groups_change_nothing_but_the_work(policy, monkeypatch):
+    advantages = torch.tensor([0.5, -0.5, 0.0, 0.0])
+    rows = []
+    monkeypatch.setattr(
+        learner, "collate", lambda chosen, device: rows.append(len(chosen)) or collate(chosen)
+    )
+    expected = textbook_step(policy, lambda i, logps: advantages[i])
+    assert_same(one_step(policy, advantages, skip_equal_groups=True)[0], expected)
+    assert rows == [2]
+    moves, metrics = one_step(policy, torch.zeros(4), skip_equal_groups=True)
+    assert all((move == 0).all() for move in moves) and metrics["loss"] == metrics["entropy"] == 0
+
+
+def test_clip_eps_high_widens_the_upper_side_only(policy):
+    """In the second minibatch the same ratios are clipped below 1 - 0.01, and above only beyond 1 + 1e9."""
+    start = {name: p.detach().clone() for name, p in policy.named_parameters()}
+    fractions = []
+    for high in (None, 1e9):
+        with torch.no_grad():
+            for name, p in policy.named_parameters():
+                p.copy_(start[name])
+        config = settings(minibatch_size=2, clip_eps=0.01, clip_eps_high=high)
+        optimizer = torch.optim.SGD(policy.parameters(), lr=4.0)
+        fractions.append(
+            update(policy, optimizer, ROLLOUTS, ADVANTAGES, config, CPU, seed=1)["clip_fraction"]
+        )
+    assert fractions[0] > fractions[1]
 
 
 def test_sampler_kl_is_the_mean_gap_of_log_probs(policy):
