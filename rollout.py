@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 
@@ -97,6 +98,8 @@ class Sampler:
             # The log-probs of what was sampled: after the temperature, as the learner computes them.
             logprobs_mode="processed_logprobs",
             use_tqdm_on_load=False,
+            # Under a launcher each rank has an engine of its own, beside the process group of the learner.
+            distributed_executor_backend="external_launcher" if dist.is_initialized() else None,
             **(
                 {"gpu_memory_utilization": memory}
                 if on_gpu
@@ -166,6 +169,7 @@ class Sampler:
     def wake_weights(self) -> None:
         """GPU: take back the memory of the weights, to be filled by `load_weights`. CPU: nothing."""
         if self._can_sleep:
+            torch.cuda.empty_cache()  # what the learner's activations took goes back to the engine
             self._llm.wake_up(tags=["weights"])
 
     def wake_cache(self) -> None:
