@@ -126,9 +126,11 @@ def save_model(policy: Policy, tokenizer, folder: str | Path, dtype: torch.dtype
     Written aside and then renamed: a folder of that name is always whole. All ranks call it, rank 0 writes.
     """
     is_writer = not dist.is_initialized() or dist.get_rank() == 0
+    once = {name for name, _ in policy.model.named_parameters()}  # a tied head goes by the embedding's name
+    tied = {name for name, _ in policy.model.named_parameters(remove_duplicate=False)} - once
     weights = {}
     for name, tensor in checkpoint_weights(policy):
-        if is_writer:
+        if is_writer and name not in tied:
             weights[name] = tensor.to("cpu", dtype)
     if is_writer:
         folder = Path(folder)

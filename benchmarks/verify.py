@@ -1,7 +1,8 @@
 """Accuracy by category and speed of verify.py beside math-verify 0.9.0, in one run, on one core.
 
     pip install math-verify==0.9.0        # optional: its columns are left out without it
-    python benchmarks/verify.py           # [--cases path/to/cases.jsonl] [--limit N]
+    python benchmarks/verify.py           # [--cases path/to/cases.jsonl] [--limit N] [--misses]
+    python benchmarks/verify.py --hostile 1000    # how the pool stands that many hostile answers in a row
 
 Each line of the cases holds gold, answer, expected, category and form: "answer" (bare), or "response", of
 which the last box is graded. Ours runs in one worker of `VerifierPool`, pipes and timeouts included, as in
@@ -11,6 +12,7 @@ training; math-verify runs in this process with its own timeout of 5 s. The last
 import argparse
 import json
 import sys
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -61,6 +63,39 @@ def math_verify(cases: list[dict]) -> tuple[list[bool], float]:
     return verdicts, time.perf_counter() - start
 
 
+def hostile(count: int) -> dict[str, float | int | bool]:
+    """The hostile kinds of tests/test_verify.py over and over, one at a time; seconds each takes in all."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from test_verify import HOSTILE
+
+    start = time.perf_counter()
+    seconds, accepted = [], 0
+    with tempfile.TemporaryDirectory() as directory, VerifierPool(1) as pool:
+        pool.verify_all(["\\boxed{x}"], [("y",)], "boxed")
+        pool_start = time.perf_counter() - start
+        canary = Path(directory, "canary")
+        kinds = [
+            answer.replace("{canary!r}", repr(str(canary))).replace("{canary}", str(canary))
+            for answer in HOSTILE.values()
+        ]
+        for index in range(count):
+            start = time.perf_counter()
+            response = f"\\boxed{{{kinds[index % len(kinds)]}}}"
+            accepted += pool.verify_all([response], [("42",)], "boxed")[0].correct
+            seconds.append(time.perf_counter() - start)
+        return {
+            "pool_start_s": round(pool_start, 2),
+            "hostile": count,
+            "slowest_s": round(max(seconds), 3),
+            "over_1.1_s": sum(second > 1.1 for second in seconds),
+            "killed_and_replaced": pool.timeouts,
+            "accepted": accepted,
+            "code_run": canary.exists(),
+            "still_right": pool.verify_all(["\\boxed{x+1}"], [("1+x",)], "boxed")[0].correct,
+            "workers": pool.workers.qsize(),
+        }
+
+
 def table(cases: list[dict], columns: dict[str, list[bool]], key) -> dict[str, dict[str, float]]:
     accuracy: dict[str, dict[str, float]] = {name: {} for name in columns}
     sizes = Counter(key(case["category"]) for case in cases)
@@ -88,7 +123,11 @@ def main() -> None:
     parser.add_argument("--cases", type=Path, default=default, help="labelled cases, one JSON object a line")
     parser.add_argument("--limit", type=int, default=None, help="only the first N cases")
     parser.add_argument("--misses", action="store_true", help="print every case that ours gets wrong")
+    parser.add_argument("--hostile", type=int, default=0, help="grade that many hostile answers instead")
     args = parser.parse_args()
+    if args.hostile:
+        print(json.dumps(hostile(args.hostile)))
+        return
     if not args.cases.exists():
         print(json.dumps({"skipped": f"no file {args.cases}"}))
         return

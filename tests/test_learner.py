@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import make_rollout, random_qwen2
+from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
 import learner
@@ -272,6 +273,8 @@ def test_saved_model_opens_in_transformers_with_the_same_weights(policy, tokeniz
     for name, tensor in loaded.state_dict().items():
         assert torch.equal(tensor, saved[name])
     assert not (tmp_path / "model.partial").exists()
+    with safe_open(tmp_path / "model" / "model.safetensors", "pt") as file:  # a tied head is not stored twice
+        assert ("lm_head.weight" in file.keys()) != policy.model.config.tie_word_embeddings
 
 
 def test_saving_in_bf16_leaves_the_learner_in_float32(policy, tokenizer, tmp_path):

@@ -64,6 +64,7 @@ TABLE = {
         ("1{,}234", "1234", True),
         (r"1\,234", "1234", True),
         (r"\frac{1}{20,\!000}", "0.00005", True),
+        (r"1,234\pi", r"1234\pi", True),
         ("1,23", "123", False),
         ("1,2345", "12345", False),
         ("1, 234", "1234", False),
@@ -238,6 +239,7 @@ TABLE = {
         ("28 percent", r"28\%", True),
         (r"\frac12\%", "0.005", True),
         (r"0.28\%", r"28\%", False),
+        (r"28.0000001\%", r"28\%", False),
         ("5:8", r"\frac58", True),
         ("5:6", "5:8", False),
     ],
@@ -483,7 +485,7 @@ def test_a_hung_or_dead_worker_costs_one_answer():
 def test_pool_keeps_order_and_accepts_any_reference():
     responses = [rf"\boxed{{x+{i}}}" for i in range(50)]
     answers = [("y", f"{i}+x") if i % 3 else ("z", "y") for i in range(50)]
-    with VerifierPool(2) as pool:
+    with VerifierPool(2, timeout_s=10.0) as pool:  # a busy machine may need more than a second
         verdicts = pool.verify_all(responses, answers, "boxed")
         assert [verdict.correct for verdict in verdicts] == [bool(i % 3) for i in range(50)]
         assert pool.verify_all([], [], "boxed") == []
@@ -546,7 +548,7 @@ def test_import_is_light():
 
 def test_workers_start_from_any_directory(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    with VerifierPool(1) as pool:
+    with VerifierPool(1, timeout_s=10.0) as pool:
         assert pool.verify_all([r"\boxed{a+b}"], [("b+a",)], "boxed") == [(True, True, False)]
 
 
