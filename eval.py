@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from transformers import AutoConfig, AutoTokenizer, HfArgumentParser
+from transformers import AutoTokenizer, HfArgumentParser
 
 from data import Problem, load_problems
 from learner import check_model, compute_dtype
@@ -192,9 +192,8 @@ def prepare(config: EvalConfig) -> tuple[dict[str, list[Problem]], Any, int, int
         name: load_problems(name, "test", data_dir=config.data_dir, limit=config.limit)
         for name in config.data
     }
-    check_model(config.model)
+    context = check_model(config.model)
     tokenizer = AutoTokenizer.from_pretrained(config.model)
-    context = AutoConfig.from_pretrained(config.model).max_position_embeddings
     prompts = [apply_template(config.template, problem.question) for ps in sets.values() for problem in ps]
     longest = max(len(ids) for ids in tokenizer(prompts)["input_ids"])
     budget = config.max_response_tokens or min(3000, context - longest)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from loss import ALGOS, aggregate, clipped_loss, importance_weights, kl_to_reference, linear_logprobs
 from rollout import Batch, Rollout, collate
@@ -65,13 +65,20 @@ def autocast(device: torch.device) -> contextlib.AbstractContextManager:
     return torch.autocast(device.type, compute_dtype(), enabled=compute_dtype() != torch.float32)
 
 
-def check_model(path: str) -> None:
-    """ValueError where `path` can be neither a checkpoint folder nor a Hub id (owner/name)."""
+def check_model(path: str) -> int:
+    """The context of a checkpoint folder or Hub id (owner/name), in tokens; no weights are loaded.
+
+    ValueError, in one sentence, where `path` is neither or its config cannot be read.
+    """
     is_local = path.startswith((".", "/", "~")) or path.count("/") != 1
     if not os.path.isdir(path) and (is_local or os.path.exists(os.path.dirname(path))):
         raise ValueError(f"model {path!r} is no folder, and no Hub id (owner/name)")
     if os.path.isdir(path) and not os.path.exists(os.path.join(path, "config.json")):
         raise ValueError(f"model {path!r} is a folder without config.json: not a checkpoint of transformers")
+    try:
+        return AutoConfig.from_pretrained(path).max_position_embeddings
+    except OSError as error:
+        raise ValueError(f"model {path!r} cannot be read: {str(error).splitlines()[0]}") from None
 
 
 def load_policy(

@@ -178,8 +178,7 @@ def check(c: Config, world_size: int) -> None:
         raise ValueError(f"output_dir {c.output_dir} holds another run: take a new folder, or add --resume")
     if c.model == TINY_BASE and not os.path.isdir(c.model):
         return  # it will be made
-    check_model(c.model)
-    context = AutoConfig.from_pretrained(c.model).max_position_embeddings
+    context = check_model(c.model)
     if longest > context:
         raise ValueError(
             f"max_prompt_tokens {c.max_prompt_tokens} + max_response_tokens {c.max_response_tokens} = "
@@ -237,7 +236,7 @@ def encode_questions(
         PartialState().print(f"{len(pairs) - len(kept)} of {len(pairs)} questions are left out: over {limit}")
     longest_eval = max((len(ids) for some in eval_sets.values() for ids in encode(some)), default=0)
     needed = max(c.max_prompt_tokens, longest_eval) + c.max_response_tokens
-    context = AutoConfig.from_pretrained(c.model).max_position_embeddings
+    context = check_model(c.model)
     if needed > context:
         raise ValueError(
             f"the longest evaluation prompt, {longest_eval} tokens, + max_response_tokens "

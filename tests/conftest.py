@@ -1,6 +1,7 @@
 """What several test files share: random checkpoints of a real architecture, and hand-made rollouts."""
 
 import os
+from types import SimpleNamespace
 
 # As train.py does, before anything imports torch.
 os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
@@ -48,3 +49,22 @@ def checkpoint(tokenizer, tmp_path_factory) -> str:
 
 def make_rollout(prompt_ids: list[int], response_ids: list[int], logprob: float = -1.0) -> Rollout:
     return Rollout(prompt_ids, response_ids, "", [logprob] * len(response_ids), truncated=False)
+
+
+def settings(**changes) -> SimpleNamespace:
+    """The flags that an update reads: one minibatch of four, no clipping of the norm."""
+    usual = dict(
+        algo="drgrpo",
+        minibatch_size=4,
+        micro_batch_tokens=1000,
+        temperature=1.0,
+        clip_eps=0.2,
+        max_response_tokens=16,
+        max_grad_norm=1e9,
+        clip_eps_high=None,
+        importance_cap=None,
+        beta=0.0,
+        mask_truncated=False,
+        skip_equal_groups=False,
+    )
+    return SimpleNamespace(**usual | changes)

@@ -1,10 +1,9 @@
 import dataclasses
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import make_rollout, random_qwen2
+from conftest import make_rollout, random_qwen2, settings
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
@@ -50,24 +49,6 @@ ROLLOUTS = [
     make_rollout([20, 21], [23, 24, 25, 26]),
 ]
 REWARDS = torch.tensor([1.0, 0.0, 0.0, 1.0])
-
-
-def settings(**changes) -> SimpleNamespace:
-    usual = dict(
-        algo="drgrpo",
-        minibatch_size=4,
-        micro_batch_tokens=1000,
-        temperature=1.0,
-        clip_eps=0.2,
-        max_response_tokens=16,
-        max_grad_norm=1e9,
-        clip_eps_high=None,
-        importance_cap=None,
-        beta=0.0,
-        mask_truncated=False,
-        skip_equal_groups=False,
-    )
-    return SimpleNamespace(**usual | changes)
 
 
 def test_forward_equals_the_textbook_whatever_the_padding(policy):
@@ -332,10 +313,19 @@ def test_a_head_that_is_more_than_a_product_is_refused(tokenizer):
 
 
 def test_model_paths(checkpoint, tmp_path):
-    check_model(checkpoint)
-    check_model("Qwen/Qwen2.5-Math-7B")
+    assert check_model(checkpoint) == 256
     for path in (str(tmp_path / "none"), "./none", "none", "a/b/c"):
         with pytest.raises(ValueError, match="is no folder, and no Hub id"):
             check_model(path)
     with pytest.raises(ValueError, match="without config.json"):
         check_model(str(tmp_path))
+
+
+def test_a_hub_id_that_cannot_be_read_is_one_sentence(monkeypatch):
+    def fail(path):
+        raise OSError("no connection\nsee the docs")
+
+    monkeypatch.setattr(learner.AutoConfig, "from_pretrained", fail)
+    with pytest.raises(ValueError) as error:
+        check_model("Qwen/Qwen2.5-Math-7B")
+    assert str(error.value) == "model 'Qwen/Qwen2.5-Math-7B' cannot be read: no connection"

@@ -5,13 +5,12 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from conftest import make_rollout, random_qwen2
+from conftest import make_rollout, random_qwen2, settings
 from transformers import AutoModelForCausalLM
 
 import learner
@@ -35,20 +34,7 @@ def one_update(tokenizer, algo: str, tied: bool) -> tuple[dict[str, torch.Tensor
     """One SGD step on this rank's share -> the whole weights, and the metrics."""
     learner.compute_dtype = lambda: torch.float32
     policy = prepare_policy(random_qwen2(tokenizer, tied=tied), CPU)
-    config = SimpleNamespace(
-        algo=algo,
-        minibatch_size=8,
-        micro_batch_tokens=40,
-        temperature=1.0,
-        clip_eps=0.2,
-        clip_eps_high=None,
-        importance_cap=None,
-        beta=0.0,
-        mask_truncated=False,
-        skip_equal_groups=False,
-        max_response_tokens=32,
-        max_grad_norm=1e9,
-    )
+    config = settings(algo=algo, minibatch_size=8, micro_batch_tokens=40, max_response_tokens=32)
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     optimizer = torch.optim.SGD(policy.parameters(), lr=1.0)
     metrics = update(policy, optimizer, rollouts()[rank::ranks], ADVANTAGES[rank::ranks], config, CPU, seed=0)
