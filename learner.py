@@ -15,10 +15,11 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from accelerate import init_empty_weights
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from loss import ALGOS, aggregate, clipped_loss, importance_weights, kl_to_reference, linear_logprobs
@@ -81,24 +82,61 @@ def check_model(path: str) -> int:
         raise ValueError(f"model {path!r} cannot be read: {str(error).splitlines()[0]}") from None
 
 
+def empty_model(
+    path: str, attn_implementation: str = "sdpa", dtype: torch.dtype = torch.float32
+) -> nn.Module:
+    """The architecture at `path`, its parameters on the meta device: shapes without memory.
+
+    ValueError if Policy or `fully_shard` could not take it: a head that is more than one matrix product, or
+    decoder layers that are not where they are looked for.
+    """
+    config = AutoConfig.from_pretrained(path)
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attn_implementation)
+    model.tie_weights()  # the move to the meta device made two of one
+    name, head = type(model).__name__, model.get_output_embeddings()
+    if getattr(head, "bias", None) is not None or getattr(config, "final_logit_softcapping", None):
+        raise ValueError(f"{name} has a biased or soft-capped head, which Policy leaves out")
+    if not isinstance(getattr(model.base_model, "layers", None), nn.ModuleList):
+        raise ValueError(f"{name} has no decoder layers in base_model.layers, so it cannot be sharded")
+    return model
+
+
 def load_policy(
     path: str, device: torch.device, attn_implementation: str = "sdpa", gradient_checkpointing: bool = False
 ) -> Policy:
-    """The checkpoint at `path` in float32, sharded over all ranks where there is more than one."""
-    model = AutoModelForCausalLM.from_pretrained(
-        path, dtype=torch.float32, attn_implementation=attn_implementation
-    )
-    return prepare_policy(model, device, gradient_checkpointing)
+    """The checkpoint at `path` in float32, sharded over all ranks where there is more than one.
+
+    Rank 0 alone reads it, and deals out one parameter at a time: no other rank ever holds a whole copy.
+    """
+
+    def read(dtype: torch.dtype | str) -> nn.Module:
+        return AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, attn_implementation=attn_implementation
+        )
+
+    if world_size() == 1:
+        return prepare_policy(read(torch.float32).to(device), gradient_checkpointing)
+    policy = prepare_policy(empty_model(path, attn_implementation), gradient_checkpointing)
+    buffers = dict(policy.named_buffers())  # computed, not in the checkpoint, and lost by to_empty
+    policy.to_empty(device=device)
+    for name, buffer in policy.named_buffers():
+        buffer.copy_(buffers[name])
+    weights = read("auto").state_dict() if dist.get_rank() == 0 else None
+    for name, shard in policy.model.state_dict().items():
+        whole = (
+            weights[name].to(device, torch.float32) if weights else torch.empty(shard.shape, device=device)
+        )
+        dealt = distribute_tensor(whole, shard.device_mesh, shard.placements, src_data_rank=0)
+        shard.to_local().copy_(dealt.to_local())
+    return policy
 
 
-def prepare_policy(model: nn.Module, device: torch.device, gradient_checkpointing: bool = False) -> Policy:
-    """Wrap a transformers model. ValueError if its head is more than one matrix product."""
-    head = model.get_output_embeddings()
-    if getattr(head, "bias", None) is not None or getattr(model.config, "final_logit_softcapping", None):
-        raise ValueError(f"{type(model).__name__} has a biased or soft-capped head, which Policy leaves out")
+def prepare_policy(model: nn.Module, gradient_checkpointing: bool = False) -> Policy:
+    """Wrap a transformers model, and shard it where there are several ranks."""
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    policy = Policy(model.to(device)).train()
+    policy = Policy(model).train()
     if world_size() > 1:
         mixed = MixedPrecisionPolicy(param_dtype=compute_dtype(), reduce_dtype=torch.float32)
         for layer in policy.model.base_model.layers:

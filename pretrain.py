@@ -241,7 +241,7 @@ def make_tiny_base(output_dir: str, accelerator: Accelerator, seed: int = 0, lr:
     pairs = arithmetic_corpus(num_texts=150_000, seed=seed)
     tokenizer = tiny_tokenizer(question + response for question, response in pairs[:5000])
     torch.manual_seed(seed)
-    policy = prepare_policy(tiny_model(tokenizer), accelerator.device)
+    policy = prepare_policy(tiny_model(tokenizer).to(accelerator.device))
     ids, is_target = pack(pairs, tokenizer, 128, learn_questions=False)
     loss = train_next_token(
         policy, ids, is_target, epochs=1, batch_rows=32, lr=lr, seed=seed, accelerator=accelerator

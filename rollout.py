@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
+from accelerate.utils import gather_object
 from torch import Tensor
 
 
@@ -63,6 +64,8 @@ class Sampler:
         max_model_len: prompt and response together, in tokens.
         seed: of the engine's own start; sampling takes a seed at each call.
         memory: GPU: share of the GPU's memory (0 to 1) for weights and KV cache. CPU: GiB of KV cache.
+        tensor_parallel: neighbouring ranks that share one engine, each with its slice of the weights. They
+            call every method together, and each gets the answers to its own prompts.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class Sampler:
         memory: float,
         sleep: bool = False,
         seed: int = 0,
+        tensor_parallel: int = 1,
     ):
         # In this process, so that weights can be handed over without copies through another one.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
@@ -88,6 +92,7 @@ class Sampler:
         from vllm import LLM, SamplingParams
 
         self._sampling_params, self._dtype = SamplingParams, dtype
+        self._tensor_parallel = tensor_parallel
         self._llm = LLM(
             model=model,
             dtype=str(dtype).removeprefix("torch."),
@@ -98,7 +103,8 @@ class Sampler:
             # The log-probs of what was sampled: after the temperature, as the learner computes them.
             logprobs_mode="processed_logprobs",
             use_tqdm_on_load=False,
-            # Under a launcher each rank has an engine of its own, beside the process group of the learner.
+            tensor_parallel_size=tensor_parallel,
+            # Under a launcher the ranks are the engines' workers too, beside the learner's process group.
             distributed_executor_backend="external_launcher" if dist.is_initialized() else None,
             **(
                 {"gpu_memory_utilization": memory}
@@ -132,9 +138,12 @@ class Sampler:
             logprobs=0,  # of the sampled token alone
             flat_logprobs=True,  # as plain lists
         )
-        torch.manual_seed(seed)
-        inputs = [{"prompt_token_ids": ids} for ids in prompts]
-        outputs = self._llm.generate(inputs, params, use_tqdm=progress)
+        prompts_and_seeds, mine = self._of_engine([(ids, seed) for ids in prompts])
+        if not prompts_and_seeds:
+            return []
+        torch.manual_seed(prompts_and_seeds[0][1])  # the same on all ranks of the engine
+        inputs = [{"prompt_token_ids": ids} for ids, _ in prompts_and_seeds]
+        outputs = self._llm.generate(inputs, params, use_tqdm=progress)[mine]
         return [
             Rollout(
                 prompt_ids=prompt_ids,
@@ -158,8 +167,19 @@ class Sampler:
         """The engine's own log-probs of a given response at temperature 1, in nats."""
         params = self._sampling_params(max_tokens=1, temperature=1.0, prompt_logprobs=0, flat_logprobs=True)
         ids = rollout.prompt_ids + rollout.response_ids
-        (output,) = self._llm.generate([{"prompt_token_ids": ids}], params, use_tqdm=False)
+        inputs, mine = self._of_engine([{"prompt_token_ids": ids}])
+        (output,) = self._llm.generate(inputs, params, use_tqdm=False)[mine]
         return [output.prompt_logprobs[t][ids[t]].logprob for t in range(len(rollout.prompt_ids), len(ids))]
+
+    def _of_engine(self, items: list) -> tuple[list, slice]:
+        """The items of all ranks that share this engine, in one order for all, and where this rank's are."""
+        if self._tensor_parallel == 1:
+            return items, slice(None)
+        place = dist.get_rank() % self._tensor_parallel
+        first = dist.get_rank() - place
+        of_ranks = gather_object([items])[first : first + self._tensor_parallel]
+        start = sum(len(of_rank) for of_rank in of_ranks[:place])
+        return [item for of_rank in of_ranks for item in of_rank], slice(start, start + len(items))
 
     def sleep(self) -> None:
         """GPU: give the engine's memory to the learner; weights and KV cache are dropped. CPU: nothing."""

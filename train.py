@@ -11,15 +11,13 @@ verifier is not fooled far from the base model, as a learned reward is), several
 """
 
 import importlib.metadata
-import importlib.util
 import json
 import os
 import random
 import signal
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 # Learner and sampler take turns in this process: its threads share the cores with other ranks here, no more.
@@ -31,9 +29,10 @@ os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list, gather_object
-from transformers import AutoConfig, AutoTokenizer, HfArgumentParser
+from transformers import AutoConfig, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
+from config import Config, check, dry_run, engine_share, parse_config, plan
 from data import Problem, load_problems
 from eval import evaluate
 from learner import (
@@ -54,148 +53,6 @@ from rollout import Rollout, Sampler, collate
 from runlog import RunLog, response_metrics
 from templates import TEMPLATES, apply_template
 from verify import VerifierPool
-
-BENCHMARKS = ["aime", "amc", "math500", "minerva", "olympiad"]
-
-TINY = dict(
-    model=TINY_BASE, data="arithmetic", template="none", eval_data=["arithmetic"], num_steps=100,
-    prompts_per_step=32, max_prompt_tokens=64, max_response_tokens=128, micro_batch_tokens=8192, lr=6e-5,
-    eval_every=20, save_every=50, attn_implementation="eager",
-)  # fmt: skip
-RECIPES = {
-    "tiny": TINY,
-    "oat-zero-7b": dict(model="Qwen/Qwen2.5-Math-7B", data="math_lvl3to5", template="qwen_math"),
-    "oat-zero-1.5b": dict(model="Qwen/Qwen2.5-Math-1.5B", data="math12k", template="r1"),
-    "oat-zero-3b": dict(model="models/Llama-3.2-3B-NuminaQA", data="math12k", template="r1"),
-    "figure5": dict(model="Qwen/Qwen2.5-1.5B", data="math12k", template="r1"),
-}
-
-
-def flag(default=None, help: str = "", choices=None):
-    """A field of Config with its help text."""
-    metadata = {"help": help} | ({"choices": list(choices)} if choices else {})
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
-
-
-@dataclass
-class Config:
-    """The defaults are Table 6 of the paper. A recipe sets others, and a flag overrides both."""
-
-    recipe: str = flag("tiny", "named defaults", choices=RECIPES)
-    algo: str = flag("drgrpo", "sets both terms by which GRPO and Dr. GRPO differ", choices=ALGOS)
-    model: str = flag("", "base model: checkpoint folder or Hub id")
-    data: str = flag("", "questions to train on: a name, file, folder or Hub id, see data.py")
-    data_dir: str | None = flag(None, "folder with the paper's sets; default: download and cache")
-    question_column: str | None = flag(None, "column of --data that holds the question")
-    answer_column: str | None = flag(None, "column of --data that holds the reference answer")
-    template: str = flag("none", "prompt template, see templates.py", choices=TEMPLATES)
-    output_dir: str | None = flag(None, "run folder; default: runs/<recipe>-<algo>-<time>")
-
-    num_steps: int = flag(500, "sampling rounds")
-    prompts_per_step: int = flag(128, "questions a step, over all ranks")
-    group_size: int = flag(8, "responses a question")
-    max_prompt_tokens: int = flag(1024, "questions with longer prompts are left out")
-    max_response_tokens: int = flag(3000, "budget; a response that runs out of it gets reward 0")
-    temperature: float = flag(1.0, "of sampling, and of the learner's log-probs")
-
-    minibatch_size: int = flag(128, "responses an optimizer update, over all ranks")
-    micro_batch_tokens: int = flag(16384, "tokens a forward and backward of one rank, padding included")
-    lr: float = flag(1e-6, "learning rate of AdamW, constant")
-    clip_eps: float = flag(0.2, "the ratio is clipped to 1 +- this (Eq. 2)")
-    max_grad_norm: float = flag(1.0, "gradients of a larger norm are scaled down to it")
-    clip_eps_high: float | None = flag(None, "clip-higher: another eps for the upper side")
-    importance_cap: float | None = flag(None, "weigh tokens by learner / sampler probability, at most this")
-    beta: float = flag(0.0, "weight of a KL term towards the initial model, per token (Eq. 1)")
-    mask_truncated: bool = flag(False, "leave responses cut off by the budget out of the loss")
-    skip_equal_groups: bool = flag(False, "do not compute groups of equal rewards; the gradient is the same")
-    gradient_checkpointing: bool = flag(False, "recompute activations: less memory, a third more compute")
-    attn_implementation: str = flag("sdpa", "attention of transformers: sdpa, eager, flash_attention_2")
-
-    eval_data: list[str] = flag(BENCHMARKS, "sets to evaluate on, greedily")
-    eval_every: int = flag(16, "steps between evaluations; also before the first and after the last step")
-    eval_limit: int | None = flag(None, "first questions of each evaluation set only")
-    save_every: int = flag(16, "steps between checkpoints; the newest is kept")
-    seed: int = flag(0, "of questions, sampling, shuffling and the tiny base")
-    resume: bool = flag(False, "go on with the run in --output_dir from its newest checkpoint")
-    dry_run: bool = flag(False, "print the settings and the batch arithmetic, and stop")
-    engine_memory: float | None = flag(None, "vLLM's share of a GPU (0.6), or GiB of KV cache on CPU (1)")
-    report_to: str = flag("none", "a tracker of accelerate: tensorboard, wandb, ...")
-
-
-def parse_config(args: Sequence[str]) -> Config:
-    """Flags over the recipe over the defaults; with --resume, flags over the settings of the run itself."""
-    usage = "train.py [--recipe NAME] [--algo NAME] [--flag value ...]   (-h lists all flags)"
-    parser = HfArgumentParser(Config, usage=usage)
-    parser.set_defaults(recipe="oat-zero-7b" if torch.cuda.is_available() else "tiny")
-    named, _ = parser.parse_known_args(args)
-    parser.set_defaults(**RECIPES[named.recipe])
-    if named.resume:
-        file = Path(named.output_dir or "") / "config.json"
-        if not named.output_dir or not file.exists():
-            raise ValueError(f"resume: output_dir {named.output_dir} is no run, it has no config.json")
-        saved = json.loads(file.read_text())
-        parser.set_defaults(**{name: saved[name] for name in Config.__dataclass_fields__ if name in saved})
-    (config,) = parser.parse_args_into_dataclasses(args)
-    return config
-
-
-def check(c: Config, world_size: int) -> None:
-    """ValueError for settings that cannot work, before anything loads."""
-    for name, default in vars(Config()).items():
-        if isinstance(default, int | float) and default > 0 and not getattr(c, name) > 0:
-            raise ValueError(f"{name} is {getattr(c, name)}, and must be above 0")
-    for name in ("clip_eps_high", "importance_cap", "engine_memory", "eval_limit"):
-        if getattr(c, name) is not None and not getattr(c, name) > 0:
-            raise ValueError(f"{name} is {getattr(c, name)}, and must be above 0 or left out")
-    if c.beta < 0 or (c.beta > 0 and c.skip_equal_groups):
-        raise ValueError(
-            f"beta {c.beta} with skip_equal_groups {c.skip_equal_groups}: beta must not be negative, and "
-            "above 0 groups of equal rewards have a gradient too"
-        )
-    if c.group_size < 2:
-        raise ValueError(
-            "group_size is 1: a response is compared with others of its group, so set at least 2"
-        )
-    for name in ("prompts_per_step", "minibatch_size"):
-        if getattr(c, name) % world_size:
-            raise ValueError(f"{name} {getattr(c, name)} is not a multiple of the {world_size} ranks")
-    responses, longest = c.prompts_per_step * c.group_size, c.max_prompt_tokens + c.max_response_tokens
-    if responses % c.minibatch_size:
-        raise ValueError(
-            f"minibatch_size {c.minibatch_size} does not divide the {responses} responses of a step "
-            f"(prompts_per_step {c.prompts_per_step} x group_size {c.group_size})"
-        )
-    if c.micro_batch_tokens < longest:
-        raise ValueError(
-            f"micro_batch_tokens {c.micro_batch_tokens} does not hold one full response: {longest}, "
-            f"max_prompt_tokens {c.max_prompt_tokens} + max_response_tokens {c.max_response_tokens}"
-        )
-    if c.report_to != "none" and importlib.util.find_spec(c.report_to) is None:
-        raise ValueError(f"report_to {c.report_to}: install that package first, or leave the flag out")
-    if c.output_dir and not c.resume and Path(c.output_dir).exists() and any(Path(c.output_dir).iterdir()):
-        raise ValueError(f"output_dir {c.output_dir} holds another run: take a new folder, or add --resume")
-    if c.model == TINY_BASE and not os.path.isdir(c.model):
-        return  # it will be made
-    context = check_model(c.model)
-    if longest > context:
-        raise ValueError(
-            f"max_prompt_tokens {c.max_prompt_tokens} + max_response_tokens {c.max_response_tokens} = "
-            f"{longest} is over the context of {c.model}, {context} tokens"
-        )
-
-
-def plan(c: Config, world_size: int, num_questions: int) -> str:
-    """The batch arithmetic of a run, in words."""
-    responses = c.prompts_per_step * c.group_size
-    return (
-        f"{c.algo} on {c.model} with {num_questions} questions of {c.data}, template {c.template}, "
-        f"{world_size} rank{'s' * (world_size > 1)}, {compute_dtype()}\n"
-        f"a step: {c.prompts_per_step} questions x {c.group_size} = {responses} responses, "
-        f"{responses // c.minibatch_size} updates of {c.minibatch_size}; "
-        f"{c.num_steps} steps = {c.num_steps * c.prompts_per_step / num_questions:.2f} epochs"
-    )
 
 
 def derived_seed(*parts: int | str) -> int:
@@ -306,14 +163,14 @@ def train(
     done = load_checkpoint(folder, policy, optimizer) if c.resume else 0
     log = RunLog(folder, done, accelerator)
     verifier = VerifierPool(num_workers=CORES)
-    default_memory = 0.6 if device.type == "cuda" else 1.0
     sampler = Sampler(
         c.model,
         max_model_len=max_model_len,
         dtype=compute_dtype(),
-        memory=c.engine_memory or default_memory,
+        memory=engine_share(c),
         sleep=True,
         seed=c.seed,
+        tensor_parallel=c.tensor_parallel,
     )
     stop = stop_on_signal()
 
@@ -421,10 +278,11 @@ def main() -> None:
             name: load_problems(name, "test", data_dir=config.data_dir, limit=config.eval_limit)
             for name in config.eval_data
         }
-        accelerator.print(plan(config, accelerator.num_processes, len(problems)))
         if config.dry_run:
-            accelerator.print(json.dumps(asdict(config), indent=2))
+            if is_main:
+                print(dry_run(config, accelerator.num_processes, len(problems)))
             return
+        accelerator.print(plan(config, accelerator.num_processes, len(problems)))
         if config.model == TINY_BASE and not os.path.isdir(TINY_BASE):
             accelerator.print(f"The tiny base model is made first, once, in {TINY_BASE}")
             make_tiny_base(TINY_BASE, accelerator, seed=config.seed)

@@ -118,7 +118,7 @@ def policy_135m():
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    return prepare_policy(LlamaForCausalLM(LlamaConfig(**SHAPE)), torch.device("cpu"))
+    return prepare_policy(LlamaForCausalLM(LlamaConfig(**SHAPE)))
 
 
 def realistic_rollouts(count=16):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import make_rollout, random_qwen2, settings
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, PhiConfig
 
 import learner
 from learner import (
@@ -13,6 +13,7 @@ from learner import (
     check_model,
     cut_micro_batches,
     cut_minibatches,
+    empty_model,
     load_policy,
     prepare_policy,
     update,
@@ -31,7 +32,7 @@ def float32(monkeypatch):
 
 @pytest.fixture(params=[True, False], ids=["tied", "untied"])
 def policy(request, tokenizer) -> Policy:
-    return prepare_policy(random_qwen2(tokenizer, tied=request.param), CPU)
+    return prepare_policy(random_qwen2(tokenizer, tied=request.param))
 
 
 def naive_logprobs(model, prompt_ids: list[int], response_ids: list[int], temperature: float = 1.0):
@@ -111,7 +112,7 @@ def test_second_minibatch_is_compared_with_the_policy_of_the_steps_start(policy)
         policy, torch.optim.SGD(policy.parameters(), lr=0.0), ROLLOUTS, advantages, config, CPU, 1
     )
     assert metrics["clip_fraction"] == 0  # weights that stay give ratios of 1
-    twin = prepare_policy(random_qwen2_like(policy), CPU)
+    twin = prepare_policy(random_qwen2_like(policy))
     optimizer = torch.optim.SGD(twin.parameters(), lr=4.0)
     loss = 0.0
     for i in first:
@@ -174,7 +175,7 @@ def test_importance_cap_weighs_tokens_by_learner_over_sampler(policy):
 
 
 def test_beta_pulls_towards_the_reference(policy, tokenizer):
-    reference = prepare_policy(random_qwen2(tokenizer, tied=True, seed=9), CPU)
+    reference = prepare_policy(random_qwen2(tokenizer, tied=True, seed=9))
     divergences = []
 
     def pull(i, logps):
@@ -266,7 +267,7 @@ def test_saving_in_bf16_leaves_the_learner_in_float32(policy, tokenizer, tmp_pat
 
 def test_checkpoint_goes_on_bit_for_bit(tokenizer, tmp_path):
     def start():
-        policy = prepare_policy(random_qwen2(tokenizer, tied=True), CPU)
+        policy = prepare_policy(random_qwen2(tokenizer, tied=True))
         return policy, torch.optim.AdamW(policy.parameters(), lr=1e-2, fused=True)
 
     def one_step(policy, optimizer, seed):
@@ -305,11 +306,20 @@ def test_gradient_checkpointing_gives_the_same_gradient(checkpoint):
         torch.testing.assert_close(plain, recomputed, atol=1e-6, rtol=1e-6)
 
 
-def test_a_head_that_is_more_than_a_product_is_refused(tokenizer):
-    model = random_qwen2(tokenizer, tied=False)
-    model.lm_head.bias = torch.nn.Parameter(torch.zeros(len(tokenizer) + 3))
-    with pytest.raises(ValueError, match="biased"):
-        prepare_policy(model, CPU)
+@pytest.mark.parametrize(
+    "config,message",
+    [
+        (
+            PhiConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2),
+            "PhiForCausalLM has a biased",
+        ),
+        (GPT2Config(n_embd=32, n_layer=1, n_head=2), "GPT2LMHeadModel has no decoder layers in"),
+    ],
+)
+def test_architectures_that_do_not_fit_are_refused_by_their_config(config, message, tmp_path):
+    config.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        empty_model(str(tmp_path))
 
 
 def test_model_paths(checkpoint, tmp_path):

@@ -79,7 +79,7 @@ def test_one_update_follows_cross_entropy_over_the_targets(tokenizer, monkeypatc
     logits = model(input_ids=ids[:, :-1]).logits
     expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
     loss = train_next_token(
-        prepare_policy(model, torch.device("cpu")),
+        prepare_policy(model),
         ids,
         is_target,
         epochs=1,
@@ -93,7 +93,7 @@ def test_one_update_follows_cross_entropy_over_the_targets(tokenizer, monkeypatc
 
 def test_training_lowers_the_loss(tokenizer):
     ids, is_target = pack(arithmetic_corpus(400, 0), tokenizer, 32, learn_questions=False)
-    policy = prepare_policy(random_qwen2(tokenizer, tied=True), torch.device("cpu"))
+    policy = prepare_policy(random_qwen2(tokenizer, tied=True))
     options = dict(batch_rows=16, seed=0, accelerator=Accelerator(cpu=True))
     first = train_next_token(policy, ids[:16], is_target[:16], epochs=1, lr=1e-9, **options)
     assert train_next_token(policy, ids, is_target, epochs=4, lr=3e-3, **options) < first / 2

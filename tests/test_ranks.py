@@ -33,7 +33,7 @@ ADVANTAGES = torch.tensor([0.5, -0.5, 0.25, -0.25, 0.75, -0.75, 1.0, -1.0])
 def one_update(tokenizer, algo: str, tied: bool) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     """One SGD step on this rank's share -> the whole weights, and the metrics."""
     learner.compute_dtype = lambda: torch.float32
-    policy = prepare_policy(random_qwen2(tokenizer, tied=tied), CPU)
+    policy = prepare_policy(random_qwen2(tokenizer, tied=tied))
     config = settings(algo=algo, minibatch_size=8, micro_batch_tokens=40, max_response_tokens=32)
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     optimizer = torch.optim.SGD(policy.parameters(), lr=1.0)

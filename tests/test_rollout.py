@@ -47,7 +47,7 @@ def give(sampler, policy):
 
 @pytest.mark.slow
 def test_samples_are_prompt_major_and_carry_the_learners_log_probs(sampler, tokenizer):
-    policy = prepare_policy(random_qwen2(tokenizer, tied=True, seed=1), CPU)
+    policy = prepare_policy(random_qwen2(tokenizer, tied=True, seed=1))
     give(sampler, policy)
     prompts = [[5, 6, 7], [8] * 40, [9]]
     rollouts = sampler.sample(prompts, 4, temperature=0.7, max_response_tokens=20, stop=[], seed=3)
@@ -69,7 +69,7 @@ def test_sampling_is_repeatable_and_seeds_differ(sampler):
 
 @pytest.mark.slow
 def test_greedy_takes_the_most_likely_token(sampler, tokenizer):
-    policy = prepare_policy(random_qwen2(tokenizer, tied=True, seed=2), CPU)
+    policy = prepare_policy(random_qwen2(tokenizer, tied=True, seed=2))
     give(sampler, policy)
     (rollout,) = sampler.sample([[5, 6, 7]], 1, temperature=0.0, max_response_tokens=10, stop=[], seed=0)
     ids = rollout.prompt_ids + rollout.response_ids
@@ -93,7 +93,7 @@ def test_hand_over_changes_every_answer_of_the_engine(sampler, tokenizer, seed):
     """Quite other weights arrive whole: embeddings, packed projections, tied head, fresh prefix cache."""
     probe = make_rollout(list(range(20, 60)), list(range(60, 80)))
     before = sampler.logprobs(probe)
-    policy = prepare_policy(random_qwen2(tokenizer, tied=True, seed=seed), CPU)
+    policy = prepare_policy(random_qwen2(tokenizer, tied=True, seed=seed))
     hand_over(policy, sampler, probe, CPU, limit=1e-4)
     after = sampler.logprobs(probe)
     assert after == pytest.approx(learner_logprobs(policy, [probe])[0], abs=1e-4)
@@ -103,7 +103,7 @@ def test_hand_over_changes_every_answer_of_the_engine(sampler, tokenizer, seed):
 @pytest.mark.slow
 def test_a_head_that_stays_behind_stops_the_run(sampler, tokenizer, monkeypatch):
     """vLLM has a packed copy of a tied head and rebuilds it only when the head is named, silently."""
-    policy = prepare_policy(random_qwen2(tokenizer, tied=True, seed=5), CPU)
+    policy = prepare_policy(random_qwen2(tokenizer, tied=True, seed=5))
     without_head = lambda policy: iter([(n, p.detach()) for n, p in policy.model.named_parameters()])  # noqa: E731
     monkeypatch.setattr("train.checkpoint_weights", without_head)
     with pytest.raises(RuntimeError, match=r"nats a token, the learner -\d"):

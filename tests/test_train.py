@@ -5,10 +5,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import config
 import train
 from data import Problem
 from runlog import response_metrics
@@ -17,26 +19,45 @@ from train import Config, check, derived_seed, encode_questions, parse_config, q
 ROOT = Path(__file__).parents[1]
 
 
-def test_a_recipe_sets_defaults_and_a_flag_overrides_it():
-    config = parse_config(["--recipe", "oat-zero-1.5b", "--lr", "2e-6"])
-    assert (config.model, config.data, config.template) == ("Qwen/Qwen2.5-Math-1.5B", "math12k", "r1")
-    assert config.lr == 2e-6
-    # Table 6 of the paper
-    assert (config.prompts_per_step, config.group_size, config.minibatch_size) == (128, 8, 128)
-    assert (config.max_prompt_tokens, config.max_response_tokens) == (1024, 3000)
-    assert (config.temperature, config.clip_eps, config.max_grad_norm, config.eval_every) == (
-        1.0,
-        0.2,
-        1.0,
-        16,
-    )
-    assert config.eval_data == ["aime", "amc", "math500", "minerva", "olympiad"]
-    assert parse_config(["--recipe", "oat-zero-7b"]).lr == 1e-6
+# Table 6 of the paper
+TABLE_6 = dict(
+    prompts_per_step=128,
+    group_size=8,
+    minibatch_size=128,
+    max_prompt_tokens=1024,
+    max_response_tokens=3000,
+    temperature=1.0,
+    lr=1e-6,
+    clip_eps=0.2,
+    max_grad_norm=1.0,
+    beta=0.0,
+    eval_every=16,
+    eval_data=["aime", "amc", "math500", "minerva", "olympiad"],
+)
+
+
+@pytest.mark.parametrize(
+    "recipe,model,data,template",
+    [
+        ("oat-zero-7b", "Qwen/Qwen2.5-Math-7B", "math_lvl3to5", "qwen_math"),
+        ("oat-zero-1.5b", "Qwen/Qwen2.5-Math-1.5B", "math12k", "r1"),
+        ("oat-zero-3b", "models/Llama-3.2-3B-NuminaQA", "math12k", "r1"),
+        ("figure5", "Qwen/Qwen2.5-1.5B", "math12k", "r1"),
+    ],
+)
+def test_recipes_are_the_papers_and_a_flag_overrides_them(recipe, model, data, template):
+    c = vars(parse_config(["--recipe", recipe]))
+    assert (c["model"], c["data"], c["template"]) == (model, data, template)
+    assert {name: c[name] for name in TABLE_6} == TABLE_6
+    assert parse_config(["--recipe", recipe, "--lr", "2e-6"]).lr == 2e-6
 
 
 def test_every_recipe_passes_the_checks(monkeypatch):
-    monkeypatch.setattr(train, "check_model", lambda _: 4096)
-    for recipe in train.RECIPES:
+    qwen_7b = SimpleNamespace(num_attention_heads=28)
+    monkeypatch.setattr(config, "check_model", lambda _: 4096)
+    monkeypatch.setattr(config, "empty_model", lambda _: SimpleNamespace(config=qwen_7b))
+    monkeypatch.setattr(config, "check_engine", lambda *_: None)
+    for recipe in config.RECIPES:
         for ranks in (1, 2, 4, 8):
             check(parse_config(["--recipe", recipe]), ranks)
 
@@ -44,8 +65,8 @@ def test_every_recipe_passes_the_checks(monkeypatch):
 def test_resume_goes_on_with_the_settings_of_the_run(tmp_path):
     saved = parse_config(["--algo", "grpo", "--lr", "3e-5", "--output_dir", str(tmp_path)])
     (tmp_path / "config.json").write_text(json.dumps(vars(saved) | {"versions": {}}))
-    config = parse_config(["--output_dir", str(tmp_path), "--resume", "--num_steps", "7"])
-    assert (config.algo, config.lr, config.num_steps, config.resume) == ("grpo", 3e-5, 7, True)
+    c = parse_config(["--output_dir", str(tmp_path), "--resume", "--num_steps", "7"])
+    assert (c.algo, c.lr, c.num_steps, c.resume) == ("grpo", 3e-5, 7, True)
 
 
 def test_an_epoch_asks_every_question_once_and_in_a_new_order():
@@ -87,21 +108,19 @@ def test_response_metrics_by_hand():
 def test_prompts_over_the_limit_are_left_out_and_counted(checkpoint, tokenizer, capsys):
     questions = ("1 + 1?", "1 + 1 + 1 + 1 + 1 + 1?", "2?")
     problems = [Problem(question, ("2",)) for question in questions]
-    config = Config(
-        model=checkpoint, data="mine", prompts_per_step=2, max_prompt_tokens=8, max_response_tokens=9
-    )
-    kept, prompts, max_model_len = encode_questions(config, tokenizer, problems, {})
+    c = Config(model=checkpoint, data="mine", prompts_per_step=2, max_prompt_tokens=8, max_response_tokens=9)
+    kept, prompts, max_model_len = encode_questions(c, tokenizer, problems, {})
     assert kept == [problems[0], problems[2]] and max_model_len == 17
     assert prompts == [tokenizer.encode("1 + 1?"), tokenizer.encode("2?")]
     assert "1 of 3 questions are left out: over max_prompt_tokens 8" in capsys.readouterr().out
-    config.prompts_per_step = 3
+    c.prompts_per_step = 3
     with pytest.raises(
         ValueError, match="2 of 3 questions of mine are within max_prompt_tokens 8, fewer than"
     ):
-        encode_questions(config, tokenizer, problems, {})
-    config.prompts_per_step, config.max_response_tokens = 2, 240
+        encode_questions(c, tokenizer, problems, {})
+    c.prompts_per_step, c.max_response_tokens = 2, 240
     with pytest.raises(ValueError, match="the longest evaluation prompt, 17 tokens"):
-        encode_questions(config, tokenizer, problems, {"mine": problems[1:2]})
+        encode_questions(c, tokenizer, problems, {"mine": problems[1:2]})
 
 
 # Bad input: one sentence, exit code 2, before a model loads
@@ -124,6 +143,8 @@ def test_prompts_over_the_limit_are_left_out_and_counted(checkpoint, tokenizer, 
         ("--micro_batch_tokens 100", "micro_batch_tokens 100 does not hold one full response"),
         ("--max_response_tokens 1000", "is over the context of"),
         ("--max_prompt_tokens 3", "0 of 8000 questions of arithmetic are within max_prompt_tokens 3"),
+        ("--tensor_parallel 2", "tensor_parallel 2 does not divide the 1 ranks"),
+        ("--engine_memory 1e-5", "engine_memory 1e-05 is 0.00 GB for vLLM's KV cache, and one response"),
         ("--report_to nothing", "report_to nothing: install that package first"),
         ("--resume", "is no run, it has no config.json"),
         ("--output_dir tests", "output_dir tests holds another run: take a new folder, or add --resume"),
@@ -144,9 +165,15 @@ def test_bad_input(flags, message, checkpoint, monkeypatch, capsys):
 
 @pytest.mark.parametrize("name,value", [("prompts_per_step", 30), ("minibatch_size", 66)])
 def test_ranks_must_share_evenly(name, value, checkpoint):
-    config = parse_config(["--recipe", "tiny", "--model", checkpoint, f"--{name}", str(value)])
+    c = parse_config(["--recipe", "tiny", "--model", checkpoint, f"--{name}", str(value)])
     with pytest.raises(ValueError, match=f"{name} {value} is not a multiple of the 4 ranks"):
-        check(config, world_size=4)
+        check(c, world_size=4)
+
+
+def test_an_engine_splits_evenly(checkpoint):
+    c = parse_config(["--recipe", "tiny", "--model", checkpoint, "--tensor_parallel", "4"])
+    with pytest.raises(ValueError, match="tensor_parallel 4 does not divide 2 attention heads"):
+        check(c, world_size=4)
 
 
 def test_dry_run_prints_the_plan_and_loads_nothing(monkeypatch, capsys, tmp_path):
@@ -155,9 +182,23 @@ def test_dry_run_prints_the_plan_and_loads_nothing(monkeypatch, capsys, tmp_path
     train.main()
     out = capsys.readouterr().out
     assert "grpo on models/tiny-base with 8000 questions of arithmetic, template none, 1 rank" in out
-    assert "32 questions x 8 = 256 responses, 2 updates of 128; 100 steps = 0.40 epochs" in out
-    assert json.loads(out[out.index("{") :])["lr"] == 6e-5
+    assert "32 questions x 8 = 256 responses, 2 updates of 128; an epoch: 250.0 steps" in out
+    assert "100 steps: 0.40 epochs" in out
+    # A full response has 64 + 128 tokens, so 42 of them fit in 8192.
+    assert "a rank: 32 questions a step, 128 responses an update, in at most 4 micro-batches of 8192" in out
+    assert json.loads(out[: out.index("}") + 1])["lr"] == 6e-5
     assert not list(tmp_path.iterdir())
+
+
+def test_dry_run_of_a_recipe_tells_the_memory_of_eight_gpus(monkeypatch, capsys, checkpoint):
+    monkeypatch.setattr(config, "check_model", lambda _: 4096)
+    flags = f"--recipe oat-zero-7b --model {checkpoint} --data arithmetic --eval_data arithmetic --dry_run"
+    monkeypatch.setattr(sys, "argv", ["train.py", *flags.split()])
+    train.main()
+    out = capsys.readouterr().out
+    assert "128 questions x 8 = 1024 responses, 8 updates of 128" in out and "8 ranks" in out
+    assert "a rank: 16 questions a step, 16 responses an update, in at most 4 micro-batches of 16384" in out
+    assert "8 x 40 GB   8 x 80 GB" in out and "learner: activations" in out
 
 
 # The whole program, on a random model: real engine, real processes, real files
@@ -206,8 +247,8 @@ def test_a_run_leaves_what_the_readme_says(straight):
     samples = lines(folder / "samples.jsonl")
     assert [s["step"] for s in samples] == [1] * 4 + [2] * 4 + [3] * 4 + [4] * 4
     assert list(samples[0]) == ["step", "question", "answers", "response", "reward", "truncated"]
-    config = json.loads((folder / "config.json").read_text())
-    assert config["algo"] == "drgrpo" and config["minibatch_size"] == 8 and "torch" in config["versions"]
+    saved = json.loads((folder / "config.json").read_text())
+    assert saved["algo"] == "drgrpo" and saved["minibatch_size"] == 8 and "torch" in saved["versions"]
     assert [p.name for p in (folder / "checkpoints").iterdir()] == ["step_4"]
     assert "step   4/4  reward" in printed and "left" in printed
     model = AutoModelForCausalLM.from_pretrained(folder / "model")

@@ -1,0 +1,190 @@
+"""The settings of train.py: flags, the paper's recipes, what cannot work, and what a run would need."""
+
+import importlib.util
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import HfArgumentParser
+
+from learner import check_model, compute_dtype, empty_model
+from loss import ALGOS
+from memory import check_engine, memory_table
+from pretrain import TINY_BASE
+from templates import TEMPLATES
+
+BENCHMARKS = ["aime", "amc", "math500", "minerva", "olympiad"]
+
+TINY = dict(
+    model=TINY_BASE, data="arithmetic", template="none", eval_data=["arithmetic"], num_steps=100,
+    prompts_per_step=32, max_prompt_tokens=64, max_response_tokens=128, micro_batch_tokens=8192, lr=6e-5,
+    eval_every=20, save_every=50, attn_implementation="eager",
+)  # fmt: skip
+LARGE = dict(gradient_checkpointing=True)  # without it, a micro-batch of the 7B takes over 100 GB
+RECIPES = {
+    "tiny": TINY,
+    "oat-zero-7b": dict(model="Qwen/Qwen2.5-Math-7B", data="math_lvl3to5", template="qwen_math", **LARGE),
+    "oat-zero-1.5b": dict(model="Qwen/Qwen2.5-Math-1.5B", data="math12k", template="r1", **LARGE),
+    "oat-zero-3b": dict(model="models/Llama-3.2-3B-NuminaQA", data="math12k", template="r1", **LARGE),
+    "figure5": dict(model="Qwen/Qwen2.5-1.5B", data="math12k", template="r1", **LARGE),
+}
+
+
+def flag(default=None, help: str = "", choices=None):
+    """A field of Config with its help text."""
+    metadata = {"help": help} | ({"choices": list(choices)} if choices else {})
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class Config:
+    """The defaults are Table 6 of the paper. A recipe sets others, and a flag overrides both."""
+
+    recipe: str = flag("tiny", "named defaults", choices=RECIPES)
+    algo: str = flag("drgrpo", "sets both terms by which GRPO and Dr. GRPO differ", choices=ALGOS)
+    model: str = flag("", "base model: checkpoint folder or Hub id")
+    data: str = flag("", "questions to train on: a name, file, folder or Hub id, see data.py")
+    data_dir: str | None = flag(None, "folder with the paper's sets; default: download and cache")
+    question_column: str | None = flag(None, "column of --data that holds the question")
+    answer_column: str | None = flag(None, "column of --data that holds the reference answer")
+    template: str = flag("none", "prompt template, see templates.py", choices=TEMPLATES)
+    output_dir: str | None = flag(None, "run folder; default: runs/<recipe>-<algo>-<time>")
+
+    num_steps: int = flag(500, "sampling rounds")
+    prompts_per_step: int = flag(128, "questions a step, over all ranks")
+    group_size: int = flag(8, "responses a question")
+    max_prompt_tokens: int = flag(1024, "questions with longer prompts are left out")
+    max_response_tokens: int = flag(3000, "budget; a response that runs out of it gets reward 0")
+    temperature: float = flag(1.0, "of sampling, and of the learner's log-probs")
+
+    minibatch_size: int = flag(128, "responses an optimizer update, over all ranks")
+    micro_batch_tokens: int = flag(16384, "tokens a forward and backward of one rank, padding included")
+    lr: float = flag(1e-6, "learning rate of AdamW, constant")
+    clip_eps: float = flag(0.2, "the ratio is clipped to 1 +- this (Eq. 2)")
+    max_grad_norm: float = flag(1.0, "gradients of a larger norm are scaled down to it")
+    clip_eps_high: float | None = flag(None, "clip-higher: another eps for the upper side")
+    importance_cap: float | None = flag(None, "weigh tokens by learner / sampler probability, at most this")
+    beta: float = flag(0.0, "weight of a KL term towards the initial model, per token (Eq. 1)")
+    mask_truncated: bool = flag(False, "leave responses cut off by the budget out of the loss")
+    skip_equal_groups: bool = flag(False, "do not compute groups of equal rewards; the gradient is the same")
+    gradient_checkpointing: bool = flag(False, "recompute activations: less memory, a third more compute")
+    attn_implementation: str = flag("sdpa", "attention of transformers: sdpa, eager, flash_attention_2")
+
+    eval_data: list[str] = flag(BENCHMARKS, "sets to evaluate on, greedily")
+    eval_every: int = flag(16, "steps between evaluations; also before the first and after the last step")
+    eval_limit: int | None = flag(None, "first questions of each evaluation set only")
+    save_every: int = flag(16, "steps between checkpoints; the newest is kept")
+    seed: int = flag(0, "of questions, sampling, shuffling and the tiny base")
+    resume: bool = flag(False, "go on with the run in --output_dir from its newest checkpoint")
+    dry_run: bool = flag(False, "print the settings, the batch arithmetic and the memory needed, and stop")
+    engine_memory: float | None = flag(None, "vLLM's share of a GPU (0.6), or GiB of KV cache on CPU (1)")
+    tensor_parallel: int = flag(1, "ranks that share one vLLM engine, for models too large for one GPU")
+    report_to: str = flag("none", "a tracker of accelerate: tensorboard, wandb, ...")
+
+
+def parse_config(args: Sequence[str]) -> Config:
+    """Flags over the recipe over the defaults; with --resume, flags over the settings of the run itself."""
+    usage = "train.py [--recipe NAME] [--algo NAME] [--flag value ...]   (-h lists all flags)"
+    parser = HfArgumentParser(Config, usage=usage)
+    parser.set_defaults(recipe="oat-zero-7b" if torch.cuda.is_available() else "tiny")
+    named, _ = parser.parse_known_args(args)
+    parser.set_defaults(**RECIPES[named.recipe])
+    if named.resume:
+        file = Path(named.output_dir or "") / "config.json"
+        if not named.output_dir or not file.exists():
+            raise ValueError(f"resume: output_dir {named.output_dir} is no run, it has no config.json")
+        saved = json.loads(file.read_text())
+        parser.set_defaults(**{name: saved[name] for name in Config.__dataclass_fields__ if name in saved})
+    (config,) = parser.parse_args_into_dataclasses(args)
+    return config
+
+
+def check(c: Config, world_size: int) -> None:
+    """ValueError for settings that cannot work, before anything loads."""
+    for name, default in vars(Config()).items():
+        if isinstance(default, int | float) and default > 0 and not getattr(c, name) > 0:
+            raise ValueError(f"{name} is {getattr(c, name)}, and must be above 0")
+    for name in ("clip_eps_high", "importance_cap", "engine_memory", "eval_limit"):
+        if getattr(c, name) is not None and not getattr(c, name) > 0:
+            raise ValueError(f"{name} is {getattr(c, name)}, and must be above 0 or left out")
+    if c.beta < 0 or (c.beta > 0 and c.skip_equal_groups):
+        raise ValueError(
+            f"beta {c.beta} with skip_equal_groups {c.skip_equal_groups}: beta must not be negative, and "
+            "above 0 groups of equal rewards have a gradient too"
+        )
+    if c.group_size < 2:
+        raise ValueError(
+            "group_size is 1: a response is compared with others of its group, so set at least 2"
+        )
+    for name in ("prompts_per_step", "minibatch_size"):
+        if getattr(c, name) % world_size:
+            raise ValueError(f"{name} {getattr(c, name)} is not a multiple of the {world_size} ranks")
+    if world_size % c.tensor_parallel:
+        raise ValueError(f"tensor_parallel {c.tensor_parallel} does not divide the {world_size} ranks")
+    responses, longest = c.prompts_per_step * c.group_size, c.max_prompt_tokens + c.max_response_tokens
+    if responses % c.minibatch_size:
+        raise ValueError(
+            f"minibatch_size {c.minibatch_size} does not divide the {responses} responses of a step "
+            f"(prompts_per_step {c.prompts_per_step} x group_size {c.group_size})"
+        )
+    if c.micro_batch_tokens < longest:
+        raise ValueError(
+            f"micro_batch_tokens {c.micro_batch_tokens} does not hold one full response: {longest}, "
+            f"max_prompt_tokens {c.max_prompt_tokens} + max_response_tokens {c.max_response_tokens}"
+        )
+    if c.report_to != "none" and importlib.util.find_spec(c.report_to) is None:
+        raise ValueError(f"report_to {c.report_to}: install that package first, or leave the flag out")
+    if c.output_dir and not c.resume and Path(c.output_dir).exists() and any(Path(c.output_dir).iterdir()):
+        raise ValueError(f"output_dir {c.output_dir} holds another run: take a new folder, or add --resume")
+    if c.model == TINY_BASE and not os.path.isdir(c.model):
+        return  # it will be made
+    context = check_model(c.model)
+    if longest > context:
+        raise ValueError(
+            f"max_prompt_tokens {c.max_prompt_tokens} + max_response_tokens {c.max_response_tokens} = "
+            f"{longest} is over the context of {c.model}, {context} tokens"
+        )
+    model = empty_model(c.model)
+    heads = model.config.num_attention_heads
+    if heads % c.tensor_parallel:
+        raise ValueError(f"tensor_parallel {c.tensor_parallel} does not divide {heads} attention heads")
+    gpu_bytes = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
+    check_engine(c, model, engine_share(c), gpu_bytes, compute_dtype())
+
+
+def engine_share(c: Config) -> float:
+    """Of a GPU's memory where there is one, else GiB of KV cache."""
+    return c.engine_memory or (0.6 if torch.cuda.is_available() else 1.0)
+
+
+def plan(c: Config, world_size: int, num_questions: int) -> str:
+    """The batch arithmetic of a run, in words."""
+    responses = c.prompts_per_step * c.group_size
+    each = c.minibatch_size // world_size  # responses a rank and update
+    fit = c.micro_batch_tokens // (c.max_prompt_tokens + c.max_response_tokens)  # at full length
+    return (
+        f"{c.algo} on {c.model} with {num_questions} questions of {c.data}, template {c.template}, "
+        f"{world_size} rank{'s' * (world_size > 1)}, {compute_dtype()}\n"
+        f"a step: {c.prompts_per_step} questions x {c.group_size} = {responses} responses, "
+        f"{responses // c.minibatch_size} updates of {c.minibatch_size}; "
+        f"an epoch: {num_questions / c.prompts_per_step:.1f} steps; "
+        f"{c.num_steps} steps: {c.num_steps * c.prompts_per_step / num_questions:.2f} epochs\n"
+        f"a rank: {c.prompts_per_step // world_size} questions a step, {each} responses an update, "
+        f"in at most {-(-each // fit)} micro-batches of {c.micro_batch_tokens} tokens"
+    )
+
+
+def dry_run(c: Config, world_size: int, num_questions: int) -> str:
+    """Settings, batch arithmetic, and memory by part; a laptop asks on behalf of eight GPUs."""
+    gpus = 8 if world_size == 1 and not torch.cuda.is_available() else world_size
+    settings = json.dumps(asdict(c), indent=2)
+    if c.model == TINY_BASE:
+        return f"{settings}\n{plan(c, world_size, num_questions)}"
+    share = c.engine_memory if torch.cuda.is_available() else None
+    table = memory_table(c, empty_model(c.model), share or 0.6, gpus)
+    return f"{settings}\n{plan(c, gpus, num_questions)}\n{table}"

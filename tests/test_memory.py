@@ -1,0 +1,226 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import LlamaConfig, Qwen2Config
+
+import memory
+from learner import compute_dtype, empty_model
+from memory import check_engine, engine_memory, learner_memory, memory_table
+
+ROOT = Path(__file__).parents[1]
+
+# The published shapes of Qwen2.5-Math-7B and SmolLM2-135M.
+QWEN_7B = Qwen2Config(
+    vocab_size=152064,
+    hidden_size=3584,
+    intermediate_size=18944,
+    num_hidden_layers=28,
+    num_attention_heads=28,
+    num_key_value_heads=4,
+    max_position_embeddings=4096,
+    tie_word_embeddings=False,
+)
+LLAMA_135M = LlamaConfig(
+    vocab_size=49152,
+    hidden_size=576,
+    intermediate_size=1536,
+    num_hidden_layers=30,
+    num_attention_heads=9,
+    num_key_value_heads=3,
+    max_position_embeddings=2048,
+    tie_word_embeddings=True,
+)
+# By hand. A layer: q and o 2 x 3584 x 3584, k and v 2 x 3584 x 512, biases 3584 + 2 x 512, three matrices of
+# 3584 x 18944, two norms. Then embedding and head, 2 x 152064 x 3584, and the last norm.
+QWEN_LAYER = 2 * 3584**2 + 2 * 3584 * 512 + 3584 + 1024 + 3 * 3584 * 18944 + 2 * 3584
+QWEN_PARAMETERS = 28 * QWEN_LAYER + 2 * 152064 * 3584 + 3584
+
+
+@pytest.fixture(scope="module")
+def qwen_7b(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("qwen-7b")
+    QWEN_7B.save_pretrained(folder)
+    return empty_model(str(folder))
+
+
+def settings(**changes) -> SimpleNamespace:
+    usual = dict(
+        max_prompt_tokens=1024,
+        max_response_tokens=3000,
+        micro_batch_tokens=16384,
+        gradient_checkpointing=True,
+        attn_implementation="sdpa",
+        tensor_parallel=1,
+        beta=0.0,
+    )
+    return SimpleNamespace(**usual | changes)
+
+
+def test_shares_of_the_7b_on_eight_gpus_by_hand(qwen_7b, monkeypatch):
+    monkeypatch.setattr(memory, "_activations", lambda *_: 5.0)
+    need = learner_memory(settings(), qwen_7b, 8)
+    assert QWEN_PARAMETERS == 7_615_616_512
+    assert need.weights == need.gradients == 4 * QWEN_PARAMETERS / 8
+    assert need.optimizer == 8 * QWEN_PARAMETERS / 8 and need.reference == 0
+    root = QWEN_PARAMETERS - 28 * QWEN_LAYER
+    assert need.gathered == 4 * root + 8 * QWEN_LAYER + 4 * QWEN_LAYER
+    assert need.update == sum(need) and need.activations == 5
+    assert learner_memory(settings(beta=0.1), qwen_7b, 8).reference == need.weights
+    assert learner_memory(settings(), qwen_7b, 1).gathered == 0
+
+
+def test_recomputing_keeps_each_layers_input_and_the_inside_of_one(qwen_7b):
+    tokens = 2 * 512
+    c = settings(max_prompt_tokens=12, max_response_tokens=500, micro_batch_tokens=tokens)
+    inputs = 28 * 2 * 3584 * tokens
+    # Gate, up and their product, 2 bytes each: the largest of a layer's inside.
+    inside = 3 * 2 * 18944 * tokens
+    recomputed = learner_memory(c, qwen_7b, 8).activations
+    c.gradient_checkpointing = False
+    kept = learner_memory(c, qwen_7b, 8).activations
+    head = 2 * 152064 * 3584 * 2  # its gradient and the embedding's, at the very end
+    assert inputs + inside < recomputed < inputs + 3 * inside + head
+    assert kept > 28 * inside
+
+
+def test_the_engines_memory_by_hand(qwen_7b):
+    # Keys and values, 2 bytes, 28 layers, 4 heads of 128, for 4024 tokens.
+    assert engine_memory(settings(), qwen_7b) == (2 * QWEN_PARAMETERS, 2 * 2 * 28 * 4 * 128 * 4024)
+    halves = (QWEN_PARAMETERS, 2 * 2 * 28 * 2 * 128 * 4024)
+    assert engine_memory(settings(tensor_parallel=2), qwen_7b) == halves
+
+
+# GB of weights, gradients, optimizer, reference, gathered, activations
+FITS = (4, 4, 8, 0, 7, 8)
+
+
+@pytest.mark.parametrize(
+    "changes,parts,share,advice",
+    [
+        ({}, FITS, 0.6, {}),
+        # 23 GB besides activations; 92 % of 40 GB leaves 13.8 for them, a tenth of 138, and of 80 GB 50.6.
+        (
+            {"micro_batch_tokens": 50000},
+            (4, 4, 8, 0, 7, 138),
+            0.6,
+            {40: "--micro_batch_tokens 5000", 80: "--micro_batch_tokens 18333"},
+        ),
+        (
+            {"gradient_checkpointing": False},
+            (4, 4, 8, 0, 7, 69),
+            0.6,
+            {40: "--gradient_checkpointing true", 80: "--micro_batch_tokens 12014"},
+        ),
+        ({}, (4, 4, 8, 0, 7, 69), 0.6, {40: "more GPUs", 80: "--micro_batch_tokens 12014"}),
+        ({}, FITS, 0.3, {40: "12.0, does not hold its weights and a response: --tensor_parallel 2"}),
+        # 12 GB beside the engine, 36.8 usable of 40.
+        (
+            {},
+            FITS,
+            0.9,
+            {40: "36.0, is too much beside the learner: --engine_memory 0.62", 80: "--engine_memory 0.77"},
+        ),
+        ({}, (15, 1, 10, 0, 0, 1), 0.6, {40: "24.0, is too much beside the learner: more GPUs"}),
+    ],
+)
+def test_what_does_not_fit_is_named_with_the_flag_to_change(
+    changes, parts, share, advice, qwen_7b, monkeypatch
+):
+    need = memory.Memory(*(part * 1e9 for part in parts))
+    monkeypatch.setattr(memory, "learner_memory", lambda *_: need)
+    printed = memory_table(settings(**changes), qwen_7b, share).splitlines()
+    warnings = [line for line in printed if line.startswith("!")]
+    assert len(warnings) == len(advice)
+    for line, (size, text) in zip(warnings, advice.items(), strict=True):
+        assert line.startswith(f"! {size} GB: ") and text in line
+
+
+def test_an_engine_without_room_is_refused(qwen_7b):
+    check_engine(settings(), qwen_7b, 0.6, 40e9, torch.bfloat16)
+    with pytest.raises(
+        ValueError, match="engine_memory 0.3 is 12.00 GB for vLLM's weights, 15.23 GB, and KV"
+    ):
+        check_engine(settings(), qwen_7b, 0.3, 40e9, torch.bfloat16)
+    check_engine(settings(), qwen_7b, 0.22, None, torch.bfloat16)
+    with pytest.raises(
+        ValueError, match="engine_memory 0.2 is 0.21 GB for vLLM's KV cache, and one response"
+    ):
+        check_engine(settings(), qwen_7b, 0.2, None, torch.bfloat16)
+
+
+MEASURE = """
+import gc, json, re, sys, torch
+from transformers import AutoConfig, AutoModelForCausalLM
+from learner import autocast, prepare_policy
+
+rows, width = map(int, sys.argv[2:])
+
+def mebibytes(key):
+    with open("/proc/self/status") as status:
+        return int(re.search(key + r":\\s+(\\d+)", status.read())[1]) / 1024
+
+def learn(rows, width):
+    ids = torch.randint(1000, (rows, width + 1))
+    with autocast(torch.device("cpu")):
+        logprobs, _ = policy(ids[:, :-1], ids[:, 1:], torch.ones(rows, width, dtype=torch.bool))
+    logprobs.sum().backward()
+
+# What the libraries take on first use is not the model's: a small one goes first.
+config = AutoConfig.from_pretrained(sys.argv[1])
+small = AutoConfig.from_pretrained(sys.argv[1], num_hidden_layers=1, vocab_size=2000)
+policy = prepare_policy(AutoModelForCausalLM.from_config(small))
+learn(rows, width)
+torch.optim.AdamW(policy.parameters(), fused=True).step()
+del policy
+gc.collect()
+before = mebibytes("VmRSS")
+policy = prepare_policy(AutoModelForCausalLM.from_config(config))
+optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-6, fused=True)
+for p in policy.parameters():
+    p.grad = torch.zeros_like(p)
+    p.grad.fill_(0.0)  # touched, so that it is resident
+optimizer.step()
+gc.collect()
+held = mebibytes("VmRSS")
+with open("/proc/self/clear_refs", "w") as file:
+    file.write("5")  # the peak counts from here
+learn(rows, width)
+print(json.dumps([held - before, mebibytes("VmHWM") - held]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="measures memory by Linux's /proc")
+def test_the_estimate_is_within_15_percent_of_what_135m_parameters_take(tmp_path):
+    LLAMA_135M.save_pretrained(tmp_path)
+    rows, width = 2, 512
+    c = settings(
+        max_prompt_tokens=12,
+        max_response_tokens=500,
+        micro_batch_tokens=rows * width,
+        gradient_checkpointing=False,
+    )
+    need = learner_memory(c, empty_model(str(tmp_path)), 1, compute_dtype(), chunk_size=2**22)
+    # A fixed threshold returns each large block at once, as a GPU's allocator could; glibc's own keeps them.
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "PYTHONPATH": str(ROOT)}
+    arguments = [str(tmp_path), str(rows), str(width)]
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    held, peak = json.loads(done.stdout.splitlines()[-1])
+    expected_held = (need.weights + need.gradients + need.optimizer) / 2**20
+    print(f"MiB: held {held:.0f} of {expected_held:.0f}, peak {peak:.0f} of {need.activations / 2**20:.0f}")
+    assert held == pytest.approx(expected_held, rel=0.15)
+    assert peak == pytest.approx(need.activations / 2**20, rel=0.15)
+    assert held + peak == pytest.approx(need.update / 2**20, rel=0.15)
