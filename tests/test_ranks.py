@@ -1,9 +1,11 @@
 """Several ranks, as real processes over gloo, learn exactly what one rank learns."""
 
+import json
 import os
 import socket
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from conftest import make_rollout, random_qwen2, settings
 from transformers import AutoModelForCausalLM
 
 import learner
-from learner import checkpoint_weights, prepare_policy, update
+from learner import checkpoint_weights, load_policy, prepare_policy, update
 from loss import ALGOS
 
 ROOT = Path(__file__).parents[1]
@@ -30,15 +32,26 @@ def rollouts():
 ADVANTAGES = torch.tensor([0.5, -0.5, 0.25, -0.25, 0.75, -0.75, 1.0, -1.0])
 
 
-def one_update(tokenizer, algo: str, tied: bool) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-    """One SGD step on this rank's share -> the whole weights, and the metrics."""
+def one_update(tokenizer, algo: str, tied: bool) -> tuple[dict[str, torch.Tensor], dict[str, float], int]:
+    """One SGD step on this rank's share -> the whole weights, the metrics, and the number of forwards."""
     learner.compute_dtype = lambda: torch.float32
     policy = prepare_policy(random_qwen2(tokenizer, tied=tied))
+    forwards = []
+    policy.register_forward_hook(lambda *_: forwards.append(1))
     config = settings(algo=algo, minibatch_size=8, micro_batch_tokens=40, max_response_tokens=32)
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     optimizer = torch.optim.SGD(policy.parameters(), lr=1.0)
     metrics = update(policy, optimizer, rollouts()[rank::ranks], ADVANTAGES[rank::ranks], config, CPU, seed=0)
-    return {name: tensor.clone() for name, tensor in checkpoint_weights(policy)}, metrics
+    return {name: tensor.clone() for name, tensor in checkpoint_weights(policy)}, metrics, len(forwards)
+
+
+def most_whole_tensors_at_once(policy) -> int:
+    """How many of the tensors that `checkpoint_weights` gathers are alive at a time."""
+    alive, most = weakref.WeakSet(), 0
+    for _, tensor in checkpoint_weights(policy):
+        alive.add(tensor)
+        most = max(most, len(alive))
+    return most
 
 
 def rank_main(rank: int, ranks: int, port: int, folder: str, tokenizer, cases) -> None:
@@ -47,6 +60,11 @@ def rank_main(rank: int, ranks: int, port: int, folder: str, tokenizer, cases) -
     dist.init_process_group("gloo", rank=rank, world_size=ranks)
     for algo, tied in cases:
         torch.save(one_update(tokenizer, algo, tied), f"{folder}/{algo}-{tied}-{rank}.pt")
+    for tied in (True, False):
+        policy = load_policy(f"{folder}/{tied}", CPU)
+        shards = sum(p.to_local().numel() for p in policy.parameters())
+        whole = {name: tensor.clone() for name, tensor in checkpoint_weights(policy)}
+        torch.save((whole, shards, most_whole_tensors_at_once(policy)), f"{folder}/loaded-{tied}-{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -61,35 +79,160 @@ def free_port() -> int:
 def test_ranks_with_uneven_micro_batches_make_the_update_of_one(ranks, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(learner, "compute_dtype", learner.compute_dtype)  # put back after the test
     cases = [(algo, True) for algo in ALGOS] + [("drgrpo", False)]
+    models = {tied: random_qwen2(tokenizer, tied=tied, seed=3).to(torch.bfloat16) for tied in (True, False)}
+    for tied, model in models.items():
+        model.save_pretrained(tmp_path / str(tied))
     mp.spawn(rank_main, (ranks, free_port(), str(tmp_path), tokenizer, cases), nprocs=ranks)
     for algo, tied in cases:
-        expected, alone = one_update(tokenizer, algo, tied)
+        expected, alone, _ = one_update(tokenizer, algo, tied)
+        forwards = set()
         for rank in range(ranks):
-            weights, metrics = torch.load(tmp_path / f"{algo}-{tied}-{rank}.pt")
+            weights, metrics, count = torch.load(tmp_path / f"{algo}-{tied}-{rank}.pt")
             assert weights.keys() == expected.keys() and "lm_head.weight" in weights
             for name, tensor in weights.items():
                 torch.testing.assert_close(tensor, expected[name], atol=1e-6, rtol=1e-6)
             assert metrics == pytest.approx(alone, rel=1e-4, abs=1e-7)
+            forwards.add(count)
+        assert len(forwards) == 1  # a rank with more would wait for the others for ever
+    # Each rank holds its share of the checkpoint, and gathers one tensor after the other.
+    for tied, model in models.items():
+        loaded = [torch.load(tmp_path / f"loaded-{tied}-{rank}.pt") for rank in range(ranks)]
+        for whole, _, most_at_once in loaded:
+            assert most_at_once <= 2  # the one that was handed out, and the next
+            assert all(
+                torch.equal(whole[name], tensor.float()) for name, tensor in model.state_dict().items()
+            )
+        assert sum(shards for _, shards, _ in loaded) == model.num_parameters()
+
+
+LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
+ENVIRONMENT = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": "."}
+FLAGS = "--recipe tiny --num_steps 2 --prompts_per_step 4 --group_size 4 --minibatch_size 8 --lr 1e-3"
+FLAGS = f"{FLAGS} --max_response_tokens 16 --eval_limit 6 --save_every 1"
+
+
+def start(launcher_flags: str, *command: str) -> subprocess.Popen:
+    """The launcher over `command`, in the background."""
+    return subprocess.Popen(
+        [*LAUNCH, *launcher_flags.split(), *command],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 @pytest.mark.slow
 def test_two_ranks_train_with_an_engine_each(checkpoint, tmp_path):
     """The launcher, two gloo ranks, two engines: one set of files, and a model that opens."""
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    flags = "--recipe tiny --num_steps 2 --prompts_per_step 4 --group_size 4 --minibatch_size 8 --lr 1e-3"
-    flags += f" --max_response_tokens 16 --eval_limit 6 --save_every 1 --model {checkpoint}"
-    command = [*launch, f"--main_process_port={free_port()}", "train.py", *flags.split()]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, "--output_dir", str(tmp_path / "run")],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("step   2/2  reward") == 1 and "2 ranks" in done.stdout
+    run = ["train.py", *FLAGS.split(), "--model", checkpoint, "--output_dir", str(tmp_path / "run")]
+    process = start(f"--num_processes 2 --main_process_port {free_port()}", *run)
+    printed, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors[-3000:]
+    assert printed.count("step   2/2  reward") == 1 and "2 ranks" in printed
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 3
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model").num_parameters() > 0
+
+
+@pytest.mark.slow
+def test_two_machines_train_together(checkpoint, tmp_path):
+    """Two launchers, as README starts them on two machines, here both on the loopback address."""
+    run = ["train.py", *FLAGS.split(), "--model", checkpoint, "--output_dir", str(tmp_path / "run")]
+    port = free_port()
+    both = "--num_machines 2 --num_processes 2 --main_process_ip 127.0.0.1"
+    machines = [start(f"{both} --main_process_port {port} --machine_rank {rank}", *run) for rank in (0, 1)]
+    outputs = [machine.communicate(timeout=300) for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], outputs
+    assert [printed.count("step   2/2  reward") for printed, _ in outputs] == [1, 0]
+    assert len((tmp_path / "run" / "samples.jsonl").read_text().splitlines()) == 2 * 2
+
+
+HAND_OVER = """
+import json
+import sys
+import torch
+from accelerate import Accelerator
+import learner
+from rollout import Sampler, collate
+from transformers import AutoTokenizer
+
+learner.compute_dtype = lambda: torch.float32
+path, tensor_parallel = sys.argv[1], int(sys.argv[2])
+gaps = {}
+rank = Accelerator(cpu=True).process_index
+policy = learner.load_policy(path, torch.device("cpu"))
+sampler = Sampler(path, max_model_len=64, dtype=torch.float32, memory=0.1, tensor_parallel=tensor_parallel)
+
+def gap(rollouts):
+    batch = collate(rollouts)
+    with torch.no_grad():
+        logprobs, _ = policy(batch.input_ids, batch.labels, batch.response_mask)
+    return (logprobs - batch.sampler_logprobs).abs().max().item()
+
+def sample(seed):  # ranks have prompts of their own, and not equally many
+    prompts = [[5, 6, 7 + rank], [8, 9]][: 1 + rank]
+    rollouts = sampler.sample(prompts, 4, 1.0, 24, (), seed)
+    assert [r.prompt_ids for r in rollouts] == [p for p in prompts for _ in range(4)]
+    return rollouts
+
+gaps["before"] = gap(sample(0))
+with torch.no_grad():
+    for parameter in policy.parameters():
+        parameter.mul_(1.5)
+gaps["changed"] = gap(sample(1))
+sampler.load_weights(learner.checkpoint_weights(policy))
+rollouts = sample(2)
+gaps["after"] = gap(rollouts)
+probe = zip(sampler.logprobs(rollouts[0]), rollouts[0].sampler_logprobs)
+gaps["probe"] = max(abs(given - sampled) for given, sampled in probe)
+with open(f"{path}/gaps-{rank}.json", "w") as file:
+    json.dump(gaps, file)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tied,tensor_parallel", [(True, 1), (False, 2)])
+def test_each_engine_has_the_learners_weights(tied, tensor_parallel, tokenizer, tmp_path):
+    """Two ranks with an engine each, and two that share one: what is sampled has the learner's log-probs."""
+    random_qwen2(tokenizer, tied=tied).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "hand_over.py").write_text(HAND_OVER)
+    script = [str(tmp_path / "hand_over.py"), str(tmp_path), str(tensor_parallel)]
+    process = start(f"--num_processes 2 --main_process_port {free_port()}", *script)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors[-3000:]
+    for rank in (0, 1):
+        gaps = json.loads((tmp_path / f"gaps-{rank}.json").read_text())
+        assert max(gaps["before"], gaps["after"], gaps["probe"]) < 1e-4 and gaps["changed"] > 0.01
+
+
+DYING = """
+import sys
+import train
+
+real_update, steps = train.update, []
+
+def update(*arguments):
+    steps.append(1)
+    if len(steps) == 2 and train.PartialState().process_index == 1:
+        raise RuntimeError("rank 1 is ill")
+    return real_update(*arguments)
+
+train.update = update
+train.main()
+"""
+
+
+@pytest.mark.slow
+def test_a_rank_that_dies_ends_the_run_with_its_error(checkpoint, tmp_path):
+    (tmp_path / "dying.py").write_text(DYING)
+    run = [str(tmp_path / "dying.py"), *FLAGS.split(), "--model", checkpoint, "--num_steps", "1000"]
+    process = start(
+        f"--num_processes 2 --main_process_port {free_port()}", *run, "--output_dir", str(tmp_path / "run")
+    )
+    while "step   1/1000" not in (line := process.stdout.readline()):
+        assert line, process.stderr.read()[-3000:]
+    _, errors = process.communicate(timeout=60)  # within a minute of the step before
+    assert process.returncode != 0 and "RuntimeError: rank 1 is ill" in errors
