@@ -151,8 +151,22 @@ def world_size() -> int:
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """A parameter as a whole, gathered from its shards; a collective call where it is sharded."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    """A parameter as a whole, gathered from its shards; a collective call where it is sharded.
+
+    Each rank sends its rows into their place, so the peak is the tensor itself: DTensor.full_tensor's
+    all-gather holds it twice over gloo.
+    """
+    if not isinstance(tensor, DTensor):
+        return tensor
+    shard = tensor.to_local()
+    whole = torch.empty(tensor.shape, dtype=shard.dtype, device=shard.device)
+    for rank, rows in enumerate(
+        whole.chunk(world_size())
+    ):  # fully_shard cuts the first dimension, as chunk does
+        if rank == dist.get_rank():
+            rows.copy_(shard)
+        dist.broadcast(rows, src=rank)
+    return whole
 
 
 def checkpoint_weights(policy: Policy) -> Iterator[tuple[str, Tensor]]:
@@ -301,7 +315,7 @@ def update(
             sums = (loss.detach(), mask.sum(), clipped.sum(), entropy.sum(), gap.sum(), kl.detach().sum())
             totals += torch.stack(sums)
         norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
-        grad_norms.append(full_tensor(norm).item())
+        grad_norms.append((norm.full_tensor() if isinstance(norm, DTensor) else norm).item())
         if not math.isfinite(grad_norms[-1]) or not math.isfinite(totals[0].item()):
             raise RuntimeError(
                 f"loss {totals[0].item()}, gradient norm {grad_norms[-1]}: not finite, so the weights stay"

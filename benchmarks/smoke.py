@@ -1,0 +1,78 @@
+"""Does it run here? Sleep, wake and hand-over of one engine with the memory in use at each, then two steps.
+
+    make smoke                                        the tiny base, made first where it is missing
+    make smoke ARGS="--model Qwen/Qwen2.5-0.5B"       any checkpoint
+
+Written for the first run on a new GPU; on a CPU the engine has no sleep, and the rest is the same.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+from accelerate import Accelerator
+from transformers import AutoTokenizer
+
+from learner import compute_dtype, load_policy
+from pretrain import TINY_BASE, make_tiny_base
+from rollout import Sampler
+from train import hand_over
+
+
+def report(moment: str) -> None:
+    """Memory in use at this moment: of the whole GPU, or of this process."""
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        print(f"{moment:<40}{(total - free) / 1e9:8.2f} GB of {total / 1e9:.0f} GB")
+    else:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        print(f"{moment:<40}{pages * os.sysconf('SC_PAGE_SIZE') / 1e9:8.2f} GB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--model", default=TINY_BASE)
+    model = parser.parse_args().model
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    if model == TINY_BASE and not os.path.isdir(model):
+        make_tiny_base(model, accelerator)
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    print(f"torch {torch.__version__}, {name}, {compute_dtype()}, {model}")
+    report("at the start")
+    policy = load_policy(model, accelerator.device)
+    report("learner loaded")
+    memory = 0.6 if torch.cuda.is_available() else 1.0
+    sampler = Sampler(model, max_model_len=256, dtype=compute_dtype(), memory=memory, sleep=True)
+    report("engine started")
+    prompt = AutoTokenizer.from_pretrained(model).encode("What is 31 + 7 - 12?\n")
+
+    def greedy():
+        return sampler.sample([prompt], 1, 0.0, 64, (), seed=0)[0]
+
+    before = greedy()
+    for turn in (1, 2):
+        sampler.sleep()
+        report(f"engine asleep, turn {turn}")
+        hand_over(policy, sampler, before, accelerator.device)  # wakes it, and compares log-probs
+        report("engine awake, weights handed over")
+        after = greedy()
+        if after.response_ids != before.response_ids:
+            sys.exit(
+                f"after sleep and hand-over the same prompt gives {after.text!r}, before it {before.text!r}"
+            )
+    print("the same greedy response before and after; now two steps of train.py")
+    sampler.sleep()  # its memory is for the engine of that run
+    run = ["train.py", "--recipe", "tiny", "--model", model, "--num_steps", "2", "--eval_limit", "50"]
+    launcher = ["-m", "accelerate.commands.launch"] if torch.cuda.is_available() else []
+    done = subprocess.run([sys.executable, *launcher, *run], cwd=Path(__file__).parents[1])
+    print("smoke test passed" if done.returncode == 0 else "smoke test FAILED")
+    sys.exit(done.returncode)
+
+
+if __name__ == "__main__":
+    main()
