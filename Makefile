@@ -1,6 +1,7 @@
 # `make train` and `make test` set up .venv on the first call and run; later calls start at once.
 #   make train ARGS="--algo grpo --num_steps 5"    any flag of train.py
 #   make smoke                                     on a new GPU: sleep, wake, hand-over, two steps
+#   make soak                                      kills runs at random moments, and resumes them
 #   make train GPU=0                               the CPU build, also where there is a GPU
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ REQUIREMENTS := $(if $(filter 1,$(GPU)),requirements.txt,requirements-cpu.txt)
 INSTALLED    := .venv/installed-$(KIND)
 PIP          := .venv/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: train test smoke lint clean
+.PHONY: train test smoke soak lint clean
 
 train: $(INSTALLED)
 	.venv/bin/$(if $(filter gpu,$(KIND)),accelerate launch,python) train.py $(ARGS)
@@ -22,6 +23,9 @@ test: $(INSTALLED) lint
 
 smoke: $(INSTALLED)
 	.venv/bin/python benchmarks/smoke.py $(ARGS)
+
+soak: $(INSTALLED)
+	.venv/bin/python -m pytest -m soak -s tests/test_faults.py $(ARGS)
 
 lint: $(INSTALLED)
 	.venv/bin/ruff check .

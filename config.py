@@ -21,7 +21,7 @@ BENCHMARKS = ["aime", "amc", "math500", "minerva", "olympiad"]
 TINY = dict(
     model=TINY_BASE, data="arithmetic", template="none", eval_data=["arithmetic"], num_steps=100,
     prompts_per_step=32, max_prompt_tokens=64, max_response_tokens=128, micro_batch_tokens=8192, lr=6e-5,
-    eval_every=20, save_every=50, attn_implementation="eager",
+    eval_every=20, save_every=20, attn_implementation="eager",
 )  # fmt: skip
 LARGE = dict(gradient_checkpointing=True)  # without it, a micro-batch of the 7B takes over 100 GB
 RECIPES = {
@@ -78,9 +78,11 @@ class Config:
     eval_data: list[str] = flag(BENCHMARKS, "sets to evaluate on, greedily")
     eval_every: int = flag(16, "steps between evaluations; also before the first and after the last step")
     eval_limit: int | None = flag(None, "first questions of each evaluation set only")
-    save_every: int = flag(16, "steps between checkpoints; the newest is kept")
+    save_every: int = flag(16, "steps between checkpoints")
+    keep_checkpoints: int = flag(2, "newest checkpoints to keep; the most accurate one stays too")
     seed: int = flag(0, "of questions, sampling, shuffling and the tiny base")
     resume: bool = flag(False, "go on with the run in --output_dir from its newest checkpoint")
+    allow_config_change: bool = flag(False, "with --resume: let flags change that change the training")
     dry_run: bool = flag(False, "print the settings, the batch arithmetic and the memory needed, and stop")
     engine_memory: float | None = flag(None, "vLLM's share of a GPU (0.6), or GiB of KV cache on CPU (1)")
     tensor_parallel: int = flag(1, "ranks that share one vLLM engine, for models too large for one GPU")
@@ -99,9 +101,36 @@ def parse_config(args: Sequence[str]) -> Config:
         if not named.output_dir or not file.exists():
             raise ValueError(f"resume: output_dir {named.output_dir} is no run, it has no config.json")
         saved = json.loads(file.read_text())
-        parser.set_defaults(**{name: saved[name] for name in Config.__dataclass_fields__ if name in saved})
+        kept = [name for name in vars(Config()) if name in saved and name not in OF_ONE_CALL]
+        parser.set_defaults(**{name: saved[name] for name in kept})
     (config,) = parser.parse_args_into_dataclasses(args)
     return config
+
+
+OF_ONE_CALL = ["output_dir", "resume", "allow_config_change", "dry_run"]
+# What else may differ when a run is resumed, and the policy stays the same but for rounding.
+FREE = """num_steps data_dir eval_data eval_every eval_limit save_every keep_checkpoints report_to
+    engine_memory tensor_parallel micro_batch_tokens gradient_checkpointing attn_implementation
+    skip_equal_groups""".split()
+
+
+def check_changes(c: Config) -> list[str]:
+    """A line for each flag that differs from the run that is resumed.
+
+    ValueError if one of them changes the training, unless --allow_config_change.
+    """
+    if not c.resume:
+        return []
+    saved = json.loads((Path(c.output_dir) / "config.json").read_text())
+    changes = {
+        name: f"{name}: {saved[name]} before, now {value}"
+        for name, value in vars(c).items()
+        if name in saved and name not in OF_ONE_CALL and saved[name] != value
+    }
+    forbidden = [line for name, line in changes.items() if name not in FREE]
+    if forbidden and not c.allow_config_change:
+        raise ValueError(f"resume: {'; '.join(forbidden)}. To train on so, add --allow_config_change")
+    return [f"resume: {line}" for line in changes.values()]
 
 
 def check(c: Config, world_size: int) -> None:

@@ -14,16 +14,22 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from accelerate import init_empty_weights
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from loss import ALGOS, aggregate, clipped_loss, importance_weights, kl_to_reference, linear_logprobs
 from rollout import Batch, Rollout, collate
+
+
+class NotFinite(RuntimeError):
+    """A loss or gradient is not finite, and the weights were left alone; `rollouts` are what it came from."""
+
+    def __init__(self, message: str, rollouts: Sequence[Rollout]):
+        super().__init__(message)
+        self.rollouts = rollouts
 
 
 class Policy(nn.Module):
@@ -239,6 +245,26 @@ def cut_minibatches(
     return minibatches
 
 
+def stop_if_not_finite(
+    losses: Tensor, grad_norm: float, minibatch: list[list[int]], number: int, rollouts: Sequence[Rollout]
+) -> None:
+    """NotFinite, on all ranks, if the gradient norm or a micro-batch's loss on any rank is not finite.
+
+    To blame are the micro-batches whose loss is not finite; where only the gradient is, all of them.
+    """
+    bad = ~losses.isfinite()  # [micro-batches]
+    any_bad = bad.any().float()
+    if world_size() > 1:
+        dist.all_reduce(any_bad, op=dist.ReduceOp.MAX)
+    if not any_bad and math.isfinite(grad_norm):
+        return
+    blamed = bad.nonzero().flatten().tolist() if any_bad else list(range(len(minibatch)))
+    raise NotFinite(
+        f"minibatch {number}, micro-batches {blamed}: losses {losses[blamed].tolist()}, norm {grad_norm}",
+        [rollouts[i] for which in blamed for i in minibatch[which]],
+    )
+
+
 def update(
     policy: Policy,
     optimizer: torch.optim.Optimizer,
@@ -251,8 +277,8 @@ def update(
 ) -> dict[str, float]:
     """One pass over this rank's rollouts, an optimizer step a minibatch -> metrics, the same on all ranks.
 
-    `config` holds the flags of train.py, `seed` shuffles, `reference` is for config.beta > 0. RuntimeError
-    on a loss or gradient norm that is not finite, before the weights are touched.
+    `config` holds the flags of train.py, `seed` shuffles, `reference` is for config.beta > 0. NotFinite, on
+    all ranks, where a loss or gradient of any is not finite, before the weights are touched.
     """
     algo, local_size = ALGOS[config.algo], config.minibatch_size // world_size()
     skip = advantages == 0 if config.skip_equal_groups else None
@@ -282,7 +308,8 @@ def update(
     # Sums: the loss, and over tokens their number, clipped ones, entropy, log p(sampler) - log p(learner), KL
     totals = torch.zeros(6, device=device)
     grad_norms = []
-    for minibatch, olds, refs in zip(minibatches, old, ref, strict=True):
+    for number, (minibatch, olds, refs) in enumerate(zip(minibatches, old, ref, strict=True)):
+        losses = []
         for micro_batch, old_logprobs, ref_logprobs in zip(minibatch, olds, refs, strict=True):
             logprobs, entropy, batch, mask = forward(policy, micro_batch)
             if old_logprobs is None:
@@ -311,15 +338,13 @@ def update(
                 num_rollouts=local_size,
             )
             loss.backward()
+            losses.append(loss.detach())
             gap = (batch.sampler_logprobs - old_logprobs).where(mask, 0.0)
             sums = (loss.detach(), mask.sum(), clipped.sum(), entropy.sum(), gap.sum(), kl.detach().sum())
             totals += torch.stack(sums)
         norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
         grad_norms.append((norm.full_tensor() if isinstance(norm, DTensor) else norm).item())
-        if not math.isfinite(grad_norms[-1]) or not math.isfinite(totals[0].item()):
-            raise RuntimeError(
-                f"loss {totals[0].item()}, gradient norm {grad_norms[-1]}: not finite, so the weights stay"
-            )
+        stop_if_not_finite(torch.stack(losses), grad_norms[-1], minibatch, number, rollouts)
         optimizer.step()
         optimizer.zero_grad()
     if world_size() > 1:
@@ -334,35 +359,3 @@ def update(
         "sampler_kl": sampler_kl,
     }
     return metrics | ({"reference_kl": reference_kl} if reference else {})
-
-
-def save_checkpoint(folder: Path, step: int, policy: Policy, optimizer: torch.optim.Optimizer) -> None:
-    """Write checkpoints/step_<n>/ with weights and optimizer, sharded as they are, and drop older ones.
-
-    Written aside and renamed when whole, so that a checkpoint that can be seen can be loaded. The number
-    of the step is all the rest of the state: questions, sampling and shuffling follow from it and the seed.
-    """
-    checkpoints = folder / "checkpoints"
-    final, aside = checkpoints / f"step_{step}", checkpoints / f"step_{step}.partial"
-    weights, state = get_state_dict(policy, optimizer)
-    dcp.save({"policy": weights, "optimizer": state}, checkpoint_id=aside)
-    if not dist.is_initialized() or dist.get_rank() == 0:
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(aside, final)
-        for other in checkpoints.iterdir():
-            if other != final:
-                shutil.rmtree(other)
-
-
-def load_checkpoint(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> int:
-    """Load the last checkpoint in place -> the number of steps behind it, 0 where there is none yet."""
-    steps = [
-        int(p.name.removeprefix("step_")) for p in folder.glob("checkpoints/step_*") if p.suffix != ".partial"
-    ]
-    if not steps:
-        return 0
-    weights, state = get_state_dict(policy, optimizer)
-    loaded = {"policy": weights, "optimizer": state}
-    dcp.load(loaded, checkpoint_id=folder / "checkpoints" / f"step_{max(steps)}")
-    set_state_dict(policy, optimizer, model_state_dict=loaded["policy"], optim_state_dict=loaded["optimizer"])
-    return max(steps)

@@ -4,6 +4,7 @@ One process holds both the learner and the engine: weights go over in memory, an
 step over a network. The same lines run on GPU and on CPU; what is for one of them only is marked.
 """
 
+import gc
 import logging
 import os
 import warnings
@@ -93,7 +94,7 @@ class Sampler:
 
         self._sampling_params, self._dtype = SamplingParams, dtype
         self._tensor_parallel = tensor_parallel
-        self._llm = LLM(
+        self._start = lambda: LLM(
             model=model,
             dtype=str(dtype).removeprefix("torch."),
             max_model_len=max_model_len,
@@ -112,6 +113,7 @@ class Sampler:
                 else {"kv_cache_memory_bytes": int(memory * 2**30)}
             ),
         )
+        self._llm = self._start()
         self._can_sleep = sleep and on_gpu
 
     def sample(
@@ -180,6 +182,13 @@ class Sampler:
         of_ranks = gather_object([items])[first : first + self._tensor_parallel]
         start = sum(len(of_rank) for of_rank in of_ranks[:place])
         return [item for of_rank in of_ranks for item in of_rank], slice(start, start + len(items))
+
+    def restart(self) -> None:
+        """A new engine in place of one that failed. It has the checkpoint's weights: hand over next."""
+        self._llm = None
+        gc.collect()
+        torch.cuda.empty_cache()  # CPU: nothing
+        self._llm = self._start()
 
     def sleep(self) -> None:
         """GPU: give the engine's memory to the learner; weights and KV cache are dropped. CPU: nothing."""

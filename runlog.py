@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -35,32 +36,73 @@ def response_metrics(
     }
 
 
+def find_warnings(metrics: dict, steps_without_reward: int) -> dict[str, str]:
+    """What looks wrong in a step, by name, with the likely cause."""
+    found = {}
+    if metrics["groups/all_zero"] + metrics["groups/all_one"] > 0.95:
+        found["no_signal"] = "nearly all groups have equal rewards: there is little to learn from"
+    if metrics["truncated"] > 0.95:
+        found["truncated"] = "nearly all responses are cut off: raise --max_response_tokens"
+    if abs(metrics["sampler_kl"]) > 0.1:
+        gap = f"{metrics['sampler_kl']:.2f} nats a token"
+        found["drift"] = f"sampler and learner differ by {gap}: try --importance_cap 2"
+    if metrics["entropy"] < 1e-3:
+        found["collapsed"] = f"the entropy is {metrics['entropy']:.1e} nats, one response is left: lower --lr"
+    if steps_without_reward >= 20:
+        found["no_reward"] = (
+            "no response was right in 20 steps: do --template and --model match? samples.jsonl shows them"
+        )
+    return found
+
+
 class RunLog:
-    """What a run tells: progress lines, metrics.jsonl, samples.jsonl and the trackers. Rank 0 writes."""
+    """What a run tells: progress lines, metrics.jsonl, samples.jsonl and the trackers. Rank 0 writes.
+
+    Nothing here ends a run: what a full disk refuses is written later, and a tracker may be gone.
+    """
 
     def __init__(self, folder: Path, done: int, accelerator: Accelerator):
         self.folder, self.accelerator = folder, accelerator
         self.seconds, self.steps = 0.0, 0
+        self.warned: set[str] = set()
+        self.unwritten = {"metrics.jsonl": "", "samples.jsonl": ""}
+        self.steps_without_reward = 0
         self.active = accelerator.is_main_process
         if self.active:
-            for name in ("metrics.jsonl", "samples.jsonl"):
-                self._drop_lines_after(folder / name, done)
+            for record in self._drop_after(folder / "metrics.jsonl", done):
+                self._count_reward(record)
+            self._drop_after(folder / "samples.jsonl", done)
 
     @staticmethod
-    def _drop_lines_after(file: Path, done: int) -> None:
-        """A resumed run repeats the steps after its checkpoint: their lines, and half a line, go."""
-        lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-        whole = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= done]
+    def _drop_after(file: Path, done: int) -> list[dict]:
+        """Drop the lines of steps that a resumed run repeats, and torn ones -> the records that are left."""
+        kept = []
+        for line in file.read_text(errors="replace").splitlines() if file.exists() else []:
+            try:
+                record = json.loads(line)
+            except ValueError:  # torn by a crash; the step that it was of is repeated
+                continue
+            if record["step"] <= done:
+                kept.append(record)
         aside = file.with_suffix(".partial")
-        aside.write_text("".join(whole))
+        aside.write_text("".join(json.dumps(record) + "\n" for record in kept))
         os.replace(aside, file)
+        return kept
+
+    def _count_reward(self, metrics: dict) -> None:
+        self.steps_without_reward = self.steps_without_reward + 1 if metrics.get("reward/mean") == 0 else 0
 
     def say(self, text: str) -> None:
         if self.active:
             tqdm.write(text)
 
+    def warn_once(self, name: str, text: str) -> None:
+        if name not in self.warned:
+            self.say(f"! {text}")
+        self.warned.add(name)
+
     def progress(self, metrics: dict, num_steps: int) -> None:
-        """One line a step."""
+        """One line a step, and a warning at the first step that deserves it."""
         m = metrics
         keys = ("response_tokens/correct", "response_tokens/incorrect")
         right, wrong = ("-" if m[key] is None else f"{m[key]:.0f}" for key in keys)
@@ -68,33 +110,59 @@ class RunLog:
         self.seconds += sum(value for key, value in m.items() if key.startswith("time/"))
         each = self.seconds / self.steps
         left = tqdm.format_interval(each * (num_steps - m["step"]))
-        warning = ""
-        if m["groups/all_zero"] + m["groups/all_one"] > 0.95:
-            warning = "  ! nearly all groups have equal rewards: there is little to learn from"
-        elif m["truncated"] > 0.95:
-            warning = "  ! nearly all responses are cut off: raise --max_response_tokens"
         self.say(
             f"step {m['step']:>3}/{num_steps}  reward {m['reward/mean']:.3f}  "
             f"tokens right {right} wrong {wrong}  "
-            f"{m['tokens_per_second']:,.0f} tokens/s  {each:.1f} s/step  {left} left{warning}"
+            f"{m['tokens_per_second']:,.0f} tokens/s  {each:.1f} s/step  {left} left"
         )
+
+    def warnings(self, metrics: dict) -> list[str]:
+        """The names of what looks wrong in this step; each is told once, with its likely cause."""
+        self._count_reward(metrics)
+        found = find_warnings(metrics, self.steps_without_reward)
+        for name, text in found.items():
+            self.warn_once(name, text)
+        return list(found)
 
     def write(self, metrics: dict) -> None:
         """One line of metrics.jsonl, and the trackers."""
         if self.active:
-            with open(self.folder / "metrics.jsonl", "a") as file:
-                file.write(json.dumps(metrics) + "\n")
-        numbers = {key: value for key, value in metrics.items() if value is not None}
-        self.accelerator.log(numbers, step=metrics["step"])
+            self._append("metrics.jsonl", json.dumps(metrics) + "\n")
+        numbers = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
+        try:
+            self.accelerator.log(numbers, step=metrics["step"])
+        except Exception as error:  # each tracker has its own, and none is worth a run
+            self.warn_once("tracker", f"the tracker failed, and training goes on: {error!r}")
 
     def samples(self, step: int, problems: Sequence[Problem], rollouts: Sequence, rewards: Sequence[float]):
         """Lines of samples.jsonl: the first response to each of the first four questions of rank 0."""
         if not self.active:
             return
         group_size = len(rollouts) // len(problems)
-        with open(self.folder / "samples.jsonl", "a") as file:
-            for i, problem in enumerate(problems[:4]):
-                rollout, reward = rollouts[i * group_size], rewards[i * group_size]
-                sample = {"step": step, "question": problem.question, "answers": problem.answers}
-                sample |= {"response": rollout.text, "reward": reward, "truncated": rollout.truncated}
-                file.write(json.dumps(sample) + "\n")
+        lines = []
+        for i, problem in enumerate(problems[:4]):
+            rollout, reward = rollouts[i * group_size], rewards[i * group_size]
+            sample = {"step": step, "question": problem.question, "answers": problem.answers}
+            sample |= {"response": rollout.text, "reward": reward, "truncated": rollout.truncated}
+            lines.append(json.dumps(sample) + "\n")
+        self._append("samples.jsonl", "".join(lines))
+
+    def keep_rollouts(self, name: str, rollouts: Sequence) -> Path:
+        """Write responses of this rank, whole, to a file of that name in the run's folder -> its path."""
+        file = self.folder / name
+        file.write_text("".join(json.dumps(asdict(rollout)) + "\n" for rollout in rollouts))
+        return file
+
+    def _append(self, name: str, text: str) -> None:
+        """Add to a file, with what could not be written before; no line is ever half there."""
+        self.unwritten[name] += text
+        file = self.folder / name
+        size = file.stat().st_size
+        try:
+            with open(file, "a") as stream:
+                stream.write(self.unwritten[name])
+        except OSError as error:
+            os.truncate(file, size)
+            self.warn_once(name, f"{file} cannot be written, and training goes on: {error}")
+        else:
+            self.unwritten[name] = ""

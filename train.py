@@ -32,18 +32,18 @@ from accelerate.utils import broadcast_object_list, gather_object
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from config import Config, check, dry_run, engine_share, parse_config, plan
+from checkpoint import code_version, load_checkpoint, lock, save_checkpoint
+from config import Config, check, check_changes, dry_run, engine_share, parse_config, plan
 from data import Problem, load_problems
 from eval import evaluate
 from learner import (
+    NotFinite,
     Policy,
     autocast,
     check_model,
     checkpoint_weights,
     compute_dtype,
-    load_checkpoint,
     load_policy,
-    save_checkpoint,
     save_model,
     update,
 )
@@ -126,22 +126,29 @@ def hand_over(
         )
 
 
-def stop_on_signal() -> list[int]:
-    """A list that stays empty until Ctrl-C or a termination signal; the run then ends after its step.
+class Interrupted(BaseException):
+    """Ends the sampling of a step that is given up. No Exception, so that no engine takes it for its own."""
 
-    A second signal ends it at once.
+
+class StopSignal:
+    """Ctrl-C or a termination signal: obeyed at once while sampling, else after the step.
+
+    A second Ctrl-C ends the process as it is.
     """
-    received: list[int] = []
 
-    def note(signum, frame):
-        if received:
+    def __init__(self):
+        self.received, self.sampling = 0, False
+        signal.signal(signal.SIGINT, self)
+        signal.signal(signal.SIGTERM, self)
+
+    def __call__(self, signum, frame):
+        if self.received and signum == signal.SIGINT:
             raise KeyboardInterrupt
-        received.append(signum)
-        print("\nstopping after this step, and saving (once more: stop at once)", file=sys.stderr)
-
-    signal.signal(signal.SIGINT, note)
-    signal.signal(signal.SIGTERM, note)
-    return received
+        self.received = signum
+        print("\nstopping, and saving (Ctrl-C once more: stop at once)", file=sys.stderr)
+        if self.sampling:
+            self.sampling = False
+            raise Interrupted
 
 
 def train(
@@ -161,8 +168,13 @@ def train(
         policy.parameters(), lr=c.lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True
     )
     reference = load_policy(c.model, device, c.attn_implementation) if c.beta > 0 else None
-    done = load_checkpoint(folder, policy, optimizer) if c.resume else 0
-    log = RunLog(folder, done, accelerator)
+    state = load_checkpoint(folder, policy, optimizer, accelerator.print) if c.resume else None
+    done = state["step"] if state else 0
+    log = RunLog(folder, done if state else -1, accelerator)
+    if state and state["world_size"] != world_size:
+        log.say(f"saved by {state['world_size']} ranks, now {world_size}: the same questions, other samples")
+    if state and state["code"] != code_version():
+        log.say("the scripts have changed since the checkpoint was saved")
     verifier = VerifierPool(num_workers=CORES)
     sampler = Sampler(
         c.model,
@@ -173,11 +185,42 @@ def train(
         seed=c.seed,
         tensor_parallel=c.tensor_parallel,
     )
-    stop = stop_on_signal()
+    stop = StopSignal()
 
     def sample(step: int, prompts: list[list[int]], n: int) -> list[Rollout]:
         seed = derived_seed(c.seed, "sample", step, rank)
         return sampler.sample(prompts, n, c.temperature, c.max_response_tokens, template.stop, seed)
+
+    def sample_or_stop(step: int, prompts: list[list[int]], probe: Rollout) -> list[Rollout] | None:
+        """G responses a prompt; None, on all ranks, when a signal came to any: the step is given up.
+
+        An engine that fails is started once more, with the current weights. RuntimeError if it fails again.
+        """
+        for attempt in (1, 2):
+            rollouts, failure = [], ""
+            try:
+                # An engine of several ranks waits for all of them, so it is not left in the middle.
+                stop.sampling = c.tensor_parallel == 1 and not stop.received
+                if stop.sampling or c.tensor_parallel > 1:
+                    rollouts = sample(step, prompts, c.group_size)
+                stop.sampling = False
+            except Interrupted:
+                pass
+            except Exception as error:  # whatever an engine may die of
+                stop.sampling = False
+                failure = f"{type(error).__name__}: {error}"
+            failures, signals = zip(*gather_object([(failure, stop.received)]), strict=True)
+            stop.received = max(signals)
+            if stop.received:
+                return None
+            if not any(failures):
+                return rollouts
+            reason = next(filter(None, failures))
+            if attempt == 2:
+                raise RuntimeError(f"the engine failed again: {reason}")
+            log.say(f"! the engine failed ({reason}): it is started once more, with the current weights")
+            sampler.restart()
+            hand_over(policy, sampler, probe, device)
 
     def evaluate_all(step: int) -> dict[str, float]:
         metrics = {}
@@ -195,19 +238,43 @@ def train(
             log.say(f"step {step:>3}: greedy accuracy {result['accuracy']:.3f} on {name} ({count} questions)")
         return metrics
 
+    def save(steps: int, evaluated: dict[str, float]) -> bool:
+        """Whether a checkpoint after this many steps could be written; training goes on without."""
+        accuracies = [value for key, value in evaluated.items() if key.endswith("/accuracy")]
+        state = {
+            "step": steps,
+            "position": steps * c.prompts_per_step,  # in the sequence of questions, see questions_of_step
+            "seed": c.seed,
+            "world_size": world_size,
+            "accuracy": sum(accuracies) / len(accuracies) if accuracies else None,
+            "config": asdict(c),
+            "code": code_version(),
+        }
+        try:
+            save_checkpoint(folder, state, policy, optimizer, c.keep_checkpoints)
+        except OSError as error:
+            log.say(f"! no checkpoint after step {steps}, trying again after the next: {error}")
+            return False
+        return True
+
     # The engine has read the same checkpoint, but a resumed policy has moved on; and a hand-over that fails
     # should do so at once.
     (probe,) = sample(done, prompts[:1], n=1)
     hand_over(policy, sampler, probe, device)
-    if done == 0:
+    if not state:
         log.write({"step": 0, **evaluate_all(0)})
 
-    handed_over = time.perf_counter()
+    saved, saved_at, handed_over = True, done if state else -1, time.perf_counter()
     for step in range(done, c.num_steps):
         last_step_ended, started = handed_over, time.perf_counter()
         # Sample G responses to each of this rank's questions with the current weights.
         chosen = questions_of_step(step, c.prompts_per_step, len(problems), c.seed)[rank::world_size]
-        rollouts = sample(step, [prompts[i] for i in chosen], n=c.group_size)
+        rollouts = sample_or_stop(step, [prompts[i] for i in chosen], probe)
+        if rollouts is None:
+            if saved_at != step and not save(step, {}):
+                sys.exit(f"train.py: stopped after step {step}, and it could not be saved")
+            log.say(f"stopped after step {step}; go on with: --output_dir {folder} --resume")
+            break
         sampled = time.perf_counter()
 
         # Verify: reward 1 for a right final answer, 0 for any other and for a response cut off by the budget.
@@ -222,10 +289,15 @@ def train(
         advantages = group_advantages(rewards, c.group_size, scale_by_std=algo.scale_by_std)  # [N]
         sampler.sleep()
         seed = derived_seed(c.seed, "shuffle", step, rank)
-        learned = update(policy, optimizer, rollouts, advantages, c, device, seed, reference)
+        try:
+            learned = update(policy, optimizer, rollouts, advantages, c, device, seed, reference)
+        except NotFinite as error:
+            file = log.keep_rollouts(f"not_finite_step_{step + 1}_rank_{rank}.jsonl", error.rollouts)
+            raise NotFinite(f"step {step + 1}, {error}; responses: {file}", error.rollouts) from None
         updated = time.perf_counter()
 
-        hand_over(policy, sampler, rollouts[0], device)
+        probe = rollouts[0]
+        hand_over(policy, sampler, probe, device)
         handed_over = time.perf_counter()
 
         # Log, evaluate, save.
@@ -233,15 +305,13 @@ def train(
             (reward, v.formatted, len(r.response_ids), r.truncated)
             for reward, v, r in zip(rewards.tolist(), verdicts, rollouts, strict=True)
         ]
-        gathered = gather_object([(records, verifier.timeouts - timeouts_before, bool(stop))])
-        records = [record for of_rank, _, _ in gathered for record in of_rank]
-        stopping = any(stopped for _, _, stopped in gathered)
-        last = stopping or step + 1 == c.num_steps
+        gathered = gather_object([(records, verifier.timeouts - timeouts_before)])
+        records = [record for of_rank, _ in gathered for record in of_rank]
         metrics = {
             "step": step + 1,
             **response_metrics(records, c.group_size),
             **learned,
-            "verify/timeouts": sum(timeouts for _, timeouts, _ in gathered),
+            "verify/timeouts": sum(timeouts for _, timeouts in gathered),
             "time/sample": sampled - started,
             "time/verify": verified - sampled,
             "time/update": updated - verified,
@@ -250,29 +320,55 @@ def train(
             "tokens_per_second": sum(tokens for _, _, tokens, _ in records) / (handed_over - started),
         }
         log.progress(metrics, c.num_steps)
-        if last or (step + 1) % c.eval_every == 0:
-            metrics |= evaluate_all(step + 1)
-        log.write(metrics)
+        metrics["warnings"] = log.warnings(metrics)
+        last = step + 1 == c.num_steps
+        evaluated = evaluate_all(step + 1) if last or (step + 1) % c.eval_every == 0 else {}
+        log.write(metrics | evaluated)
         log.samples(step + 1, [problems[i] for i in chosen], rollouts, rewards.tolist())
-        if last or (step + 1) % c.save_every == 0:
-            save_checkpoint(folder, step + 1, policy, optimizer)
-        if stopping:
-            log.say(f"stopped after step {step + 1}; go on with: --output_dir {folder} --resume")
-            break
+        if last or not saved or (step + 1) % c.save_every == 0:
+            saved, saved_at = save(step + 1, evaluated), step + 1
 
-    save_model(policy, tokenizer, folder / "model", AutoConfig.from_pretrained(c.model).dtype)
-    log.say(f"the trained model is in {folder / 'model'}")
+    if stop.received != signal.SIGTERM:  # whoever takes the machine away does not wait for it
+        save_model(policy, tokenizer, folder / "model", AutoConfig.from_pretrained(c.model).dtype)
+        log.say(f"the trained model is in {folder / 'model'}")
     verifier.close()
 
 
+def open_run(config: Config, accelerator: Accelerator):
+    """The run's folder, locked, with config.json in it -> what holds the lock. ValueError if it is taken."""
+    if config.output_dir is None:
+        now = [f"runs/{config.recipe}-{config.algo}-{time.strftime('%Y%m%d-%H%M%S')}"]
+        (config.output_dir,) = broadcast_object_list(now)  # rank 0's clock for all
+    folder, held, errors = Path(config.output_dir), None, [None]
+    if accelerator.is_main_process:
+        try:
+            held = lock(folder)
+            packages = ("torch", "transformers", "accelerate")
+            versions = {name: importlib.metadata.version(name) for name in packages}
+            settings = json.dumps(asdict(config) | {"versions": versions}, indent=2)
+            (folder / "config.json.partial").write_text(settings + "\n")
+            os.replace(folder / "config.json.partial", folder / "config.json")
+        except (ValueError, OSError) as error:
+            errors = [str(error)]
+    (error,) = broadcast_object_list(errors)
+    if error:
+        raise ValueError(error)
+    return held
+
+
 def main() -> None:
-    """Flags to a run. What cannot work ends in one sentence and exit code 2, before a model loads."""
+    """Flags to a run. What cannot work ends in one sentence and exit code 2, before a model loads.
+
+    Exit code 3: a loss or gradient was not finite; the run can be resumed from its newest checkpoint.
+    """
     is_main = int(os.environ.get("RANK", 0)) == 0
     disable_progress_bar()  # of transformers, for each load and save
     try:
         config = parse_config(sys.argv[1:])
         accelerator = Accelerator(cpu=not torch.cuda.is_available())
         check(config, accelerator.num_processes)
+        for line in check_changes(config):
+            accelerator.print(line)
         columns = dict(question_column=config.question_column, answer_column=config.answer_column)
         problems = load_problems(config.data, data_dir=config.data_dir, **columns)
         eval_sets = {
@@ -289,27 +385,23 @@ def main() -> None:
             make_tiny_base(TINY_BASE, accelerator, seed=config.seed)
         tokenizer = AutoTokenizer.from_pretrained(config.model)
         problems, prompts, max_model_len = encode_questions(config, tokenizer, problems, eval_sets)
+        held = open_run(config, accelerator)
     except (ValueError, OSError) as error:
         if is_main:
             print(f"train.py: {error}", file=sys.stderr)
         sys.exit(2)
-    if config.output_dir is None:
-        now = [f"runs/{config.recipe}-{config.algo}-{time.strftime('%Y%m%d-%H%M%S')}"]
-        (config.output_dir,) = broadcast_object_list(now)  # rank 0's clock for all
-    if is_main:
-        Path(config.output_dir).mkdir(parents=True, exist_ok=True)
-        versions = {
-            name: importlib.metadata.version(name) for name in ("torch", "transformers", "accelerate")
-        }
-        settings = json.dumps(asdict(config) | {"versions": versions}, indent=2)
-        (Path(config.output_dir) / "config.json").write_text(settings + "\n")
     if config.report_to != "none":
         accelerator = Accelerator(log_with=config.report_to, project_dir=config.output_dir)
         accelerator.init_trackers("r1-zero")
-    accelerator.wait_for_everyone()
-    train(config, accelerator, tokenizer, problems, prompts, eval_sets, max_model_len)
+    try:
+        train(config, accelerator, tokenizer, problems, prompts, eval_sets, max_model_len)
+    except NotFinite as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        sys.exit(3)
     for tracker in accelerator.trackers:
         tracker.finish()
+    if held:
+        held.close()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What several test files share: random checkpoints of a real architecture, and hand-made rollouts."""
 
 import os
+import socket
 from types import SimpleNamespace
 
 # As train.py does, before anything imports torch.
@@ -68,3 +69,9 @@ def settings(**changes) -> SimpleNamespace:
         skip_equal_groups=False,
     )
     return SimpleNamespace(**usual | changes)
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]

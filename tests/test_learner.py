@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import re
 
 import pytest
 import torch
@@ -237,13 +238,33 @@ def test_sampler_kl_is_the_mean_gap_of_log_probs(policy):
     assert metrics["sampler_kl"] == pytest.approx((-1.0 - ours).mean().item(), rel=1e-5)
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_weights_change(policy):
+@pytest.mark.parametrize(
+    "advantages,budget,blamed",
+    [
+        # One response a micro-batch, longest first, so rollout 2, the shortest, is the last of four.
+        ([1.0, -1.0, float("nan"), 1.0], 1, "micro-batches [3]: losses [nan]"),
+        ([float("inf")] * 4, 1000, "micro-batches [0]: losses ["),
+    ],
+)
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change(advantages, budget, blamed, policy):
     before = {name: p.detach().clone() for name, p in policy.named_parameters()}
     optimizer = torch.optim.AdamW(policy.parameters(), lr=1.0)
-    with pytest.raises(RuntimeError, match="not finite"):
-        update(policy, optimizer, ROLLOUTS, torch.full((4,), float("nan")), settings(), CPU, 0)
+    c = settings(micro_batch_tokens=budget)
+    with pytest.raises(learner.NotFinite, match=re.escape(blamed)) as stopped:
+        update(policy, optimizer, ROLLOUTS, torch.tensor(advantages), c, CPU, 0)
+    assert "minibatch 0" in str(stopped.value)
+    expected = [ROLLOUTS[2]] if budget == 1 else ROLLOUTS
+    assert sorted(map(repr, stopped.value.rollouts)) == sorted(map(repr, expected))
     for name, p in policy.named_parameters():
         assert torch.equal(p, before[name])
+
+
+def test_a_gradient_that_is_not_finite_blames_the_whole_minibatch(policy):
+    losses = torch.tensor([1.0, 2.0])
+    learner.stop_if_not_finite(losses, 3.0, [[0, 1], [2, 3]], 7, ROLLOUTS)
+    with pytest.raises(learner.NotFinite, match=r"minibatch 7, micro-batches \[0, 1\].*norm nan") as stopped:
+        learner.stop_if_not_finite(losses, math.nan, [[0, 1], [2, 3]], 7, ROLLOUTS)
+    assert stopped.value.rollouts == list(ROLLOUTS)
 
 
 def test_saved_model_opens_in_transformers_with_the_same_weights(policy, tokenizer, tmp_path):
@@ -263,36 +284,6 @@ def test_saving_in_bf16_leaves_the_learner_in_float32(policy, tokenizer, tmp_pat
     learner.save_model(policy, tokenizer, tmp_path / "model", torch.bfloat16)
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "model").dtype == torch.bfloat16
     assert policy.model.dtype == torch.float32
-
-
-def test_checkpoint_goes_on_bit_for_bit(tokenizer, tmp_path):
-    def start():
-        policy = prepare_policy(random_qwen2(tokenizer, tied=True))
-        return policy, torch.optim.AdamW(policy.parameters(), lr=1e-2, fused=True)
-
-    def one_step(policy, optimizer, seed):
-        advantages = group_advantages(REWARDS, 2, scale_by_std=False)
-        update(policy, optimizer, ROLLOUTS, advantages, settings(minibatch_size=2), CPU, seed)
-
-    policy, optimizer = start()
-    one_step(policy, optimizer, 0)
-    learner.save_checkpoint(tmp_path, 1, policy, optimizer)
-    one_step(policy, optimizer, 1)
-    learner.save_checkpoint(tmp_path, 2, policy, optimizer)
-    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step_2"]  # the newest is kept
-    one_step(policy, optimizer, 2)
-
-    # What a crash half-way through a save leaves behind is not taken for a checkpoint.
-    (tmp_path / "checkpoints" / "step_3.partial").mkdir()
-    resumed, optimizer = start()
-    assert learner.load_checkpoint(tmp_path, resumed, optimizer) == 2
-    one_step(resumed, optimizer, 2)
-    for (name, ours), theirs in zip(resumed.named_parameters(), policy.parameters(), strict=True):
-        assert torch.equal(ours, theirs), name
-
-
-def test_a_run_without_checkpoint_starts_at_step_0(policy, tmp_path):
-    assert learner.load_checkpoint(tmp_path, policy, torch.optim.AdamW(policy.parameters())) == 0
 
 
 def test_gradient_checkpointing_gives_the_same_gradient(checkpoint):

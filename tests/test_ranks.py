@@ -1,8 +1,7 @@
-"""Several ranks, as real processes over gloo, learn exactly what one rank learns."""
+"""Several ranks, as real processes over gloo, learn exactly what one rank learns. See also test_faults.py."""
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import weakref
@@ -12,8 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from conftest import make_rollout, random_qwen2, settings
-from transformers import AutoModelForCausalLM
+from conftest import free_port, make_rollout, random_qwen2, settings
 
 import learner
 from learner import checkpoint_weights, load_policy, prepare_policy, update
@@ -68,12 +66,6 @@ def rank_main(rank: int, ranks: int, port: int, folder: str, tokenizer, cases) -
     dist.destroy_process_group()
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_ranks_with_uneven_micro_batches_make_the_update_of_one(ranks, tokenizer, tmp_path, monkeypatch):
@@ -121,19 +113,6 @@ def start(launcher_flags: str, *command: str) -> subprocess.Popen:
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-@pytest.mark.slow
-def test_two_ranks_train_with_an_engine_each(checkpoint, tmp_path):
-    """The launcher, two gloo ranks, two engines: one set of files, and a model that opens."""
-    run = ["train.py", *FLAGS.split(), "--model", checkpoint, "--output_dir", str(tmp_path / "run")]
-    process = start(f"--num_processes 2 --main_process_port {free_port()}", *run)
-    printed, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors[-3000:]
-    assert printed.count("step   2/2  reward") == 1 and "2 ranks" in printed
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    assert len(lines) == 3
-    assert AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model").num_parameters() > 0
 
 
 @pytest.mark.slow

@@ -240,7 +240,7 @@ def test_a_run_leaves_what_the_readme_says(straight):
     expected = """step reward/mean reward/formatted response_tokens/mean response_tokens/correct
         response_tokens/incorrect truncated groups/all_zero groups/all_one loss grad_norm clip_fraction
         entropy sampler_kl verify/timeouts time/sample time/verify time/update time/sync time/rest
-        tokens_per_second"""
+        tokens_per_second warnings"""
     assert list(metrics[1]) == expected.split()
     assert all("eval/arithmetic/accuracy" in metrics[step] for step in (0, 4))
     assert all(0 < m["response_tokens/mean"] <= 24 and abs(m["sampler_kl"]) < 0.05 for m in metrics[1:])
@@ -249,35 +249,11 @@ def test_a_run_leaves_what_the_readme_says(straight):
     assert list(samples[0]) == ["step", "question", "answers", "response", "reward", "truncated"]
     saved = json.loads((folder / "config.json").read_text())
     assert saved["algo"] == "drgrpo" and saved["minibatch_size"] == 8 and "torch" in saved["versions"]
-    assert [p.name for p in (folder / "checkpoints").iterdir()] == ["step_4"]
+    assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["step_2", "step_4"]
     assert "step   4/4  reward" in printed and "left" in printed
     model = AutoModelForCausalLM.from_pretrained(folder / "model")
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     assert model.num_parameters() > 0 and tokenizer.eos_token == "<|endoftext|>"
-
-
-@pytest.mark.slow
-def test_a_resumed_run_is_the_same_run(straight, checkpoint, tmp_path):
-    """Two steps, a crash in the third, then the rest: every number and every weight as in one go."""
-    run(checkpoint, tmp_path, "--num_steps", "2")
-    with open(tmp_path / "metrics.jsonl", "a") as file:  # a step after the checkpoint, and half a line
-        file.write('{"step": 3, "loss": 9}\n{"step": 4, "lo')
-    printed = run(checkpoint, tmp_path, "--resume", "--num_steps", "4")
-    assert "step   3/4" in printed and "step   2/4" not in printed
-
-    def what_counts(folder):
-        timed = ("time/", "tokens_per_second", "eval/")  # the shorter run evaluated its end
-        return [
-            {k: v for k, v in m.items() if not k.startswith(timed)} for m in lines(folder / "metrics.jsonl")
-        ]
-
-    assert what_counts(tmp_path) == what_counts(straight[0])
-    assert lines(tmp_path / "samples.jsonl") == lines(straight[0] / "samples.jsonl")
-    ours, theirs = (
-        AutoModelForCausalLM.from_pretrained(folder / "model").state_dict()
-        for folder in (tmp_path, straight[0])
-    )
-    assert all(bool((ours[name] == theirs[name]).all()) for name in theirs)
 
 
 def run_past_the_first_step(checkpoint, folder) -> subprocess.Popen:

@@ -1,0 +1,316 @@
+"""Runs that are killed, stopped, starved or poisoned: real processes, a random model. See `make soak` too."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import free_port, make_rollout
+from transformers import AutoModelForCausalLM
+
+from config import check_changes, parse_config
+from data import Problem
+from runlog import RunLog, find_warnings
+
+ROOT = Path(__file__).parents[1]
+FLAGS = """--recipe tiny --num_steps 6 --prompts_per_step 4 --group_size 4 --minibatch_size 8 --lr 1e-3
+    --max_response_tokens 24 --eval_limit 8 --eval_every 4 --save_every 1""".split()
+ENVIRONMENT = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": "."}
+LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port"]
+
+
+def start(folder: Path, *more: str, script: str = "train.py", ranks: int = 1) -> subprocess.Popen:
+    """A run in a process group of its own, with all that it prints in one stream."""
+    launcher = [*LAUNCH, str(free_port())] if ranks == 2 else []
+    return subprocess.Popen(
+        [sys.executable, *launcher, script, *FLAGS, "--output_dir", str(folder), *more],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen, code: int = 0) -> str:
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == code, printed[-4000:]
+    return printed
+
+
+def read_until(process: subprocess.Popen, text: str) -> None:
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if text in line:
+            return
+    pytest.fail(f"the run ended without {text!r}: {''.join(lines)[-4000:]}")
+
+
+def kill(process: subprocess.Popen) -> None:
+    """kill -9 for all of its processes."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+
+
+def records(folder: Path, name: str = "metrics.jsonl") -> list[dict]:
+    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+
+
+def untimed(folder: Path) -> list[dict]:
+    """metrics.jsonl without the times."""
+    timed = ("time/", "tokens_per_second")
+    return [{key: m[key] for key in m if not key.startswith(timed)} for m in records(folder)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(ranks, checkpoint, tmp_path):
+    """Six steps in one go, and three, kill -9, and the rest: every number and every sample is the same."""
+    model = ["--model", checkpoint, "--save_every", "3"]
+    printed = finish(start(tmp_path / "straight", *model, ranks=ranks))
+    assert printed.count("step   6/6  reward") == 1 and f"{ranks} rank" in printed  # told once, by rank 0
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "straight" / "model").num_parameters() > 0
+    killed = start(tmp_path / "killed", *model, ranks=ranks)
+    read_until(killed, "step   4/6")  # three are saved, the fourth is lost
+    kill(killed)
+    printed = finish(start(tmp_path / "killed", *model, "--resume", ranks=ranks))
+    assert "step   4/6" in printed and "step   3/6" not in printed
+    assert untimed(tmp_path / "killed") == untimed(tmp_path / "straight")
+    assert [m["step"] for m in records(tmp_path / "killed")] == list(range(7))
+    samples = [records(tmp_path / name, "samples.jsonl") for name in ("killed", "straight")]
+    assert samples[0] == samples[1]
+
+
+@pytest.mark.slow
+def test_a_termination_signal_saves_within_half_a_minute_and_one_folder_has_one_run(checkpoint, tmp_path):
+    first = start(tmp_path, "--model", checkpoint, "--num_steps", "10000", "--save_every", "5000")
+    read_until(first, "step   2/10000")
+    second = finish(start(tmp_path, "--resume"), code=2)
+    assert "is in use by another run" in second
+    first.send_signal(signal.SIGTERM)
+    asked = time.monotonic()
+    printed = finish(first)
+    assert time.monotonic() - asked < 30
+    done = records(tmp_path)[-1]["step"]
+    assert f"stopped after step {done}; go on with" in printed
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == [f"step_{done}"]
+    assert not (tmp_path / "model").exists()
+
+
+UNLUCKY = """
+import sys
+import torch
+import checkpoint, rollout, train
+from accelerate import Accelerator
+
+calls = {}
+
+def number_of(name):
+    calls[name] = calls.get(name, 0) + 1
+    return calls[name]
+
+def tracker_is_gone(self, values, step):
+    raise ConnectionError("no server")
+
+def save(*arguments):
+    if number_of("save") == 1:
+        raise OSError("No space left on device")
+    return save_checkpoint(*arguments)
+
+def sample(self, *arguments, **keywords):
+    if keywords == {} and number_of("sample") == 3:  # the first was the probe, and step 2 is this
+        raise RuntimeError("the engine is ill")
+    return sample_of(self, *arguments, **keywords)
+
+def update(policy, optimizer, rollouts, advantages, *rest):
+    if number_of("update") == 4:
+        advantages = torch.full_like(advantages, float("nan"))
+    return update_of(policy, optimizer, rollouts, advantages, *rest)
+
+save_checkpoint, sample_of, update_of = train.save_checkpoint, rollout.Sampler.sample, train.update
+train.save_checkpoint, rollout.Sampler.sample, train.update = save, sample, update
+Accelerator.log = tracker_is_gone
+train.main()
+"""
+
+
+@pytest.mark.slow
+def test_a_run_survives_what_it_can_and_stops_at_what_is_not_a_number(checkpoint, tmp_path):
+    (tmp_path / "unlucky.py").write_text(UNLUCKY)
+    folder = tmp_path / "run"
+    script = str(tmp_path / "unlucky.py")
+    printed = finish(start(folder, "--model", checkpoint, "--save_every", "3", script=script), code=3)
+    assert "! the tracker failed, and training goes on: ConnectionError" in printed
+    assert printed.count("the tracker failed") == 1
+    assert "! the engine failed (RuntimeError: the engine is ill): it is started once more" in printed
+    # Step 3 could not be saved, and the step after it, which would have tried again, had no finite loss.
+    assert "! no checkpoint after step 3, trying again after the next: No space left on device" in printed
+    assert "train.py: step 4, minibatch 0, micro-batches [0]: losses [nan]" in printed
+    assert len(records(folder, "not_finite_step_4_rank_0.jsonl")) == 8
+    assert [m["step"] for m in records(folder)] == [0, 1, 2, 3]
+    printed = finish(start(folder, "--resume", "--num_steps", "4"))
+    assert "resume: num_steps: 6 before, now 4" in printed
+    assert [m["step"] for m in records(folder)] == [0, 1, 2, 3, 4]
+
+
+def test_flags_that_change_the_training_need_leave(tmp_path):
+    saved = parse_config(["--algo", "grpo", "--lr", "3e-5", "--output_dir", str(tmp_path)])
+    (tmp_path / "config.json").write_text(json.dumps(vars(saved) | {"allow_config_change": True}))
+    resume = ["--output_dir", str(tmp_path), "--resume"]
+    assert check_changes(parse_config(["--output_dir", "elsewhere"])) == []
+    assert check_changes(parse_config(resume)) == []
+    free = check_changes(parse_config([*resume, "--num_steps", "7", "--micro_batch_tokens", "9000"]))
+    assert free == [
+        "resume: num_steps: 100 before, now 7",
+        "resume: micro_batch_tokens: 8192 before, now 9000",
+    ]
+    changed = [*resume, "--lr", "1e-5", "--num_steps", "7"]
+    with pytest.raises(ValueError, match="^resume: lr: 3e-05 before, now 1e-05. To train on so, add --allow"):
+        check_changes(parse_config(changed))
+    assert len(check_changes(parse_config([*changed, "--allow_config_change"]))) == 2
+
+
+# What the log does
+
+
+class Silent:
+    """An accelerator whose tracker can fail."""
+
+    is_main_process = True
+
+    def __init__(self, fails: bool = False):
+        self.fails = fails
+
+    def log(self, values, step):
+        if self.fails:
+            raise ConnectionError("no server")
+
+
+def healthy(**changes) -> dict:
+    usual = {"step": 1, "groups/all_zero": 0.1, "groups/all_one": 0.1, "truncated": 0.0, "reward/mean": 0.5}
+    return usual | {"sampler_kl": 0.001, "entropy": 0.4} | changes
+
+
+def test_torn_and_repeated_lines_go_when_a_run_is_resumed(tmp_path):
+    lines = ['{"step": 0}', '{"step": 1, "x": 2}', '{"step": 2}', '{"st']
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    log = RunLog(tmp_path, 1, Silent())
+    log.write({"step": 2, "x": 3})
+    assert records(tmp_path) == [{"step": 0}, {"step": 1, "x": 2}, {"step": 2, "x": 3}]
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 0}\n\xff\x00garbage\n{"step": 1}\n')
+    RunLog(tmp_path, 5, Silent())
+    assert records(tmp_path) == [{"step": 0}, {"step": 1}]
+
+
+def test_lines_that_a_full_disk_refuses_are_written_later(tmp_path, monkeypatch, capsys):
+    log = RunLog(tmp_path, -1, Silent(fails=True))
+    log.write({"step": 0})
+    usual_open = open
+
+    def full(file, mode="r"):
+        stream = usual_open(file, mode)
+        stream.write('{"st')  # a part fits
+        stream.flush()
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("builtins.open", full)
+    log.write({"step": 1})
+    log.write({"step": 2})
+    monkeypatch.undo()
+    assert records(tmp_path) == [{"step": 0}]
+    log.write({"step": 3})
+    assert records(tmp_path) == [{"step": step} for step in range(4)]
+    printed = capsys.readouterr().out
+    assert printed.count("cannot be written, and training goes on: No space") == 1
+    assert printed.count("the tracker failed, and training goes on") == 1
+
+
+@pytest.mark.parametrize(
+    "changes,zero_steps,names",
+    [
+        ({}, 19, []),
+        ({"groups/all_zero": 0.5, "groups/all_one": 0.46}, 0, ["no_signal"]),
+        ({"truncated": 0.96}, 0, ["truncated"]),
+        ({"sampler_kl": -0.2}, 0, ["drift"]),
+        ({"entropy": 1e-5}, 0, ["collapsed"]),
+        ({"groups/all_zero": 1.0}, 20, ["no_signal", "no_reward"]),
+    ],
+)
+def test_what_looks_wrong(changes, zero_steps, names):
+    assert list(find_warnings(healthy(**changes), zero_steps)) == names
+
+
+def test_a_warning_is_told_once_and_recorded_each_time(tmp_path, capsys):
+    log = RunLog(tmp_path, -1, Silent())
+    assert log.warnings(healthy(truncated=1.0)) == ["truncated"] == log.warnings(healthy(truncated=1.0))
+    assert log.warnings(healthy()) == []
+    assert capsys.readouterr().out.count("nearly all responses are cut off") == 1
+
+
+def test_twenty_steps_without_reward_count_across_a_resume(tmp_path, capsys):
+    log = RunLog(tmp_path, -1, Silent())
+    for step in range(1, 16):
+        metrics = healthy(step=step, **{"reward/mean": 0.0})
+        assert log.warnings(metrics) == []
+        log.write(metrics)
+    log = RunLog(tmp_path, 12, Silent())
+    found = [log.warnings(healthy(step=step, **{"reward/mean": 0.0})) for step in range(13, 21)]
+    assert found == [[]] * 7 + [["no_reward"]]
+    assert "do --template and --model match?" in capsys.readouterr().out
+
+
+def test_what_a_model_writes_stays_text(tmp_path):
+    """Quotes, markup, line ends, a path, a null byte, a lone surrogate: a line, and the same text again."""
+    hostile = '"}\n{"step": 1}\u2028<script>alert(1)</script> {0} %s ../../x $(reboot) \x00 \ud800'
+    log = RunLog(tmp_path, -1, Silent())
+    rollout = make_rollout([1], [2])
+    object.__setattr__(rollout, "text", hostile)
+    log.samples(1, [Problem(hostile, (hostile,), None)], [rollout], [1.0])
+    (sample,) = records(tmp_path, "samples.jsonl")
+    assert sample["response"] == sample["question"] == hostile
+    assert records(tmp_path, log.keep_rollouts("kept.jsonl", [rollout]).name)[0]["text"] == hostile
+
+
+# The soak: make soak
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("ranks,trials", [(1, 20), (2, 4)])
+def test_soak(ranks, trials, checkpoint, tmp_path):
+    """kill -9 at random moments, again and again: always resumable, one save interval lost at most.
+
+    A save at each step, so that the moments fall into sampling, update, hand-over and saving alike.
+    """
+    flags = ["--model", checkpoint, "--num_steps", "100000", "--eval_every", "100000"]
+    resume, lost = [], []
+    for trial in range(trials):
+        run = start(tmp_path, *flags, *resume, ranks=ranks)
+        read_until(run, "s/step")
+        time.sleep(random.Random(f"{ranks} {trial}").uniform(0, 3))
+        kill(run)
+        reached = max(int(line["step"]) for line in records_that_parse(tmp_path))
+        newest = max(int(p.name[5:]) for p in (tmp_path / "checkpoints").iterdir() if p.name[5:].isdecimal())
+        partial = [p.name for p in (tmp_path / "checkpoints").glob("*.partial")]
+        lost.append(reached - newest)
+        print(f"{ranks} ranks, trial {trial + 1}: killed after step {reached}, checkpoint {newest} {partial}")
+        assert lost[-1] <= 1
+        resume = ["--resume"]
+    last = start(tmp_path, *flags, "--resume", "--num_steps", str(newest + 2), ranks=ranks)
+    printed = finish(last)
+    assert "is damaged" not in printed
+    assert [m["step"] for m in records(tmp_path)] == list(range(newest + 3))
+    print(f"{ranks} ranks: {trials} kills, at most {max(lost)} steps lost, {newest + 2} steps in all")
+
+
+def records_that_parse(folder: Path) -> list[dict]:
+    """A kill can tear the last line."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines if line.endswith("}")]
