@@ -152,7 +152,13 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     lines = [head, ["---"] * 2 + ["---:"] * (len(head) - 2)]
     for row in rows:
         low, high = row["intervals"]["pass@1"]
-        cells = [row["set"], row["template"], f"{row['temperature']:g}", str(row["questions"]), str(row["n"])]
+        cells = [
+            row["set"].replace("|", r"\|"),
+            row["template"],
+            f"{row['temperature']:g}",
+            str(row["questions"]),
+            str(row["n"]),
+        ]
         cells.append(f"{percent(row['accuracy'])} [{percent(low)}, {percent(high)}]")
         cells += [percent(row.get(f"pass@{k}")) for k in ks]
         cells += [percent(row["formatted"]), percent(row["truncated"]), tokens(row["response_tokens"])]
