@@ -45,7 +45,7 @@ from served import Response, Server, ServerError
 from templates import TEMPLATES, apply_template
 from verify import VerifierPool
 
-CHUNK = 8192  # responses sampled at once: what the engine returns takes some 200 KB for each at 3000 tokens
+CHUNK = 8192  # responses sampled at once: token ids take some 100 KB for each at 3000 tokens
 ALIASES = {"no": "none", "fewshot": "four_shot"}  # other names for templates, as the paper has them
 
 
@@ -82,6 +82,7 @@ def evaluate(
             TEMPLATES[template].stop,
             seed=seed + state.process_index + start // at_once * state.num_processes,
             progress=progress,
+            logprobs=False,
         )
         responses += [Response(r.text, len(r.response_ids), r.truncated) for r in rollouts]
     records = grade(verifier, problems, mine, responses, template)

@@ -34,7 +34,7 @@ class ScriptedSampler:
     def __init__(self, texts):
         self.texts = texts
 
-    def sample(self, prompts, n, temperature, max_response_tokens, stop, seed, progress=False):
+    def sample(self, prompts, n, temperature, max_response_tokens, stop, seed, progress, logprobs):
         assert stop == ("</answer>",)
         rollouts = [make_rollout(ids, [1, 2, 3]) for ids in prompts for _ in range(n)]
         return [
@@ -70,7 +70,7 @@ def test_chunks_of_questions_keep_order_and_have_seeds_of_their_own(tokenizer, m
     calls = []
 
     class Sampler:
-        def sample(self, prompts, n, temperature, max_response_tokens, stop, seed, progress=False):
+        def sample(self, prompts, n, temperature, max_response_tokens, stop, seed, progress, logprobs):
             calls.append((len(prompts), seed))
             texts = [tokenizer.decode(ids) for ids in prompts for _ in range(n)]
             return [SimpleNamespace(text=text, response_ids=[1], truncated=False) for text in texts]
