@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass, field
 from functools import partial
-from itertools import groupby, product
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,7 +39,7 @@ import judge
 import served
 from data import Problem, load_problems
 from learner import check_model, compute_dtype
-from report import Record, analyse, markdown, summarize
+from report import Record, analyse, by_group, markdown, read_records, summarize
 from report import pass_at_k as pass_at_k  # for those who import it from here
 from served import Response, Server, ServerError
 from templates import TEMPLATES, apply_template
@@ -119,40 +119,6 @@ def grade(
     ]
 
 
-def read_records(file: Path) -> Iterator[Record]:
-    """The lines of a responses.jsonl; ValueError for one that lacks something."""
-    needed = {"set", "template", "temperature", "problem", "question", "answers", "answer_format", "response"}
-    needed |= {"formatted", "correct", "truncated", "response_tokens"}
-    with open(file) as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                record = json.loads(line)
-            except ValueError:
-                record = None
-            if not isinstance(record, dict) or needed - record.keys():
-                raise ValueError(
-                    f"{file}, line {number} is no record of eval.py with {', '.join(sorted(needed))}"
-                )
-            yield record
-
-
-def by_group(records: Iterable[Record]) -> Iterator[tuple[list[Record], int]]:
-    """The records of one template, temperature and set at a time, and how many there are for each problem.
-
-    ValueError unless all problems of a group have as many, one problem after the other.
-    """
-    for _, lines in groupby(records, key=lambda r: (r["template"], r["temperature"], r["set"])):
-        group = list(lines)
-        problems = [record["problem"] for record in group]
-        n = problems.count(problems[0])
-        if problems != [problem for problem in problems[::n] for _ in range(n)]:
-            name = group[0]["set"]
-            raise ValueError(
-                f"the records of {name} are not {n} for each problem, one problem after the other"
-            )
-        yield group, n
-
-
 def regrade(verifier: VerifierPool, group: list[Record]) -> list[Record]:
     """The same records with today's verdicts; says how many are new."""
     texts, answers = [r["response"] for r in group], [r["answers"] for r in group]
@@ -182,6 +148,7 @@ def provenance(c: "EvalConfig", plan: "Plan") -> dict[str, Any]:
     }
     templates = {name: TEMPLATES[name]._asdict() for name in plan.templates}
     made = {"model": c.model, "max_response_tokens": plan.budget, "config": asdict(c), "sets": sets}
+    made |= {"prompts_as": "token ids" if plan.tokenizer else "text"}
     return made | {"templates": templates, "versions": versions()}
 
 
@@ -239,12 +206,16 @@ def check(c: EvalConfig, num_ranks: int) -> None:
         raise ValueError(f"model {c.model!r}, regrade {c.regrade!r}: set one of them")
     if (c.regrade or c.base_url) and num_ranks > 1:
         raise ValueError(f"{num_ranks} ranks: regrade and base_url need one, start without a launcher")
-    if c.regrade and c.base_url or c.tokenizer and not c.base_url or c.judge_url and not c.judge_model:
-        raise ValueError("base_url goes without regrade, tokenizer with base_url, judge_url with judge_model")
-    if c.n < 1 or c.concurrency < 1 or c.request_timeout <= 0:
-        raise ValueError(
-            f"n {c.n}, concurrency {c.concurrency}, request_timeout {c.request_timeout}: must be above 0"
-        )
+    if c.regrade and c.base_url:
+        raise ValueError(f"base_url {c.base_url}, regrade {c.regrade}: set one of them")
+    for name, needed in (("tokenizer", "base_url"), ("judge_url", "judge_model")):
+        if getattr(c, name) and not getattr(c, needed):
+            raise ValueError(f"{name} {getattr(c, name)} is used with {needed} only: set that too")
+    for name in ("n", "concurrency", "request_timeout", "max_response_tokens", "memory"):
+        if getattr(c, name) is not None and not getattr(c, name) > 0:
+            raise ValueError(f"{name} is {getattr(c, name)}, and must be above 0")
+    if c.seed < 0:
+        raise ValueError(f"seed is {c.seed}, and must be 0 or more")
     if c.judge_model and not c.judge_url and "OPENAI_API_KEY" not in os.environ:
         raise ValueError("judge_model without judge_url asks OpenAI: set OPENAI_API_KEY in the environment")
     responses = Path(c.output_dir or "", "responses.jsonl")
@@ -310,17 +281,26 @@ def local_source(c: EvalConfig, plan: Plan) -> Callable[..., list[Record]]:
     return source
 
 
-def served_source(c: EvalConfig, plan: Plan, file: Path) -> Callable[..., list[Record]]:
-    """As `local_source`, from a server, which is tried first; `file` keeps responses as they arrive."""
-    server = Server(c.base_url, "SAMPLER_API_KEY", c.request_timeout, c.concurrency)
+def sampling_server(c: EvalConfig) -> Server:
+    return Server(c.base_url, "SAMPLER_API_KEY", c.request_timeout, c.concurrency)
+
+
+def try_server(c: EvalConfig, plan: Plan, file: Path) -> Plan:
+    """The plan without its tokenizer where the server takes text only; ServerError if it takes nothing."""
     first = apply_template(plan.templates[0], next(iter(plan.sets.values()))[0].question)
     ids = plan.tokenizer.encode(first) if plan.tokenizer else []
-    as_ids = served.takes_token_ids(server, c.model, ids, first, file=file)
+    as_ids = served.takes_token_ids(sampling_server(c), c.model, ids, first, file=file)
     print(f"prompts go to {c.base_url} as {'token ids' if as_ids else 'text'}")
+    return plan if as_ids else plan._replace(tokenizer=None)
+
+
+def served_source(c: EvalConfig, plan: Plan, file: Path) -> Callable[..., list[Record]]:
+    """As `local_source`, from a server; `file` keeps responses as they arrive."""
+    server = sampling_server(c)
 
     def source(verifier, problems, *, template: str, n: int, temperature: float) -> list[Record]:
         prompts = [apply_template(template, problem.question) for problem in problems]
-        prompts = [plan.tokenizer.encode(prompt) for prompt in prompts] if as_ids else prompts
+        prompts = [plan.tokenizer.encode(prompt) for prompt in prompts] if plan.tokenizer else prompts
         stop, budget = TEMPLATES[template].stop, plan.budget
         responses = served.sample(server, c.model, prompts, n, temperature, budget, stop, c.seed, file=file)
         return grade(verifier, problems, range(len(problems)), responses, template)
@@ -379,7 +359,7 @@ def main() -> None:
         plan = prepare(c)
         if state.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
-        source = served_source(c, plan, folder / "served.jsonl") if c.base_url else None
+        plan = try_server(c, plan, folder / "served.jsonl") if c.base_url else plan
     except (ValueError, OSError, ServerError) as error:
         print(f"eval.py: {error}", file=sys.stderr)
         sys.exit(2)
@@ -388,8 +368,11 @@ def main() -> None:
         with VerifierPool(num_workers=max(1, (os.cpu_count() or 1) // state.num_processes)) as verifier:
             if c.regrade:
                 groups = (regrade(verifier, group) for group, _ in by_group(read_records(Path(c.regrade))))
+            elif c.base_url:
+                source = served_source(c, plan, folder / "served.jsonl")
+                groups = sampled(plan, c.n, source, verifier)
             else:
-                groups = sampled(plan, c.n, source or local_source(c, plan), verifier)
+                groups = sampled(plan, c.n, local_source(c, plan), verifier)
             write_responses(groups, folder / "responses.jsonl")
         again = f"--regrade {folder / 'responses.jsonl'}, the judge's flags"
         if state.is_main_process:

@@ -5,9 +5,12 @@
 A record is a line of responses.jsonl, see `grade` in eval.py. All functions take problem-major records.
 """
 
+import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,46 @@ import judge
 
 RESAMPLES = 1000  # of the bootstrap
 Record = dict[str, Any]
+
+
+# ---- responses.jsonl ----
+
+
+def read_records(file: Path) -> Iterator[Record]:
+    """The lines of a responses.jsonl; ValueError for one that lacks something."""
+    needed = {"set", "template", "temperature", "problem", "question", "answers", "answer_format", "response"}
+    needed |= {"formatted", "correct", "truncated", "response_tokens"}
+    with open(file) as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                record = json.loads(line)
+            except ValueError:
+                record = None
+            if not isinstance(record, dict) or needed - record.keys():
+                raise ValueError(
+                    f"{file}, line {number} is no record of eval.py with {', '.join(sorted(needed))}"
+                )
+            yield record
+
+
+def by_group(records: Iterable[Record]) -> Iterator[tuple[list[Record], int]]:
+    """The records of one template, temperature and set at a time, and how many there are for each problem.
+
+    ValueError unless all problems of a group have as many, one problem after the other.
+    """
+    for _, lines in groupby(records, key=lambda r: (r["template"], r["temperature"], r["set"])):
+        group = list(lines)
+        problems = [record["problem"] for record in group]
+        n = problems.count(problems[0])
+        if problems != [problem for problem in problems[::n] for _ in range(n)]:
+            name = group[0]["set"]
+            raise ValueError(
+                f"the records of {name} are not {n} for each problem, one problem after the other"
+            )
+        yield group, n
+
+
+# ---- Numbers ----
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:

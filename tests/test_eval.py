@@ -202,7 +202,12 @@ def test_a_served_model_gets_the_same_report_and_is_resumed(checkpoint, tmp_path
         (["--regrade", "x.jsonl"], "set one of them"),
         (["--model", "", "--regrade", "./no.jsonl"], "no.jsonl"),
         (["--model", "", "--regrade", __file__], "line 1 is no record of eval.py"),
-        (["--judge_url", "http://x"], "judge_url with judge_model"),
+        (["--judge_url", "http://x"], "judge_url http://x is used with judge_model only: set that too"),
+        (["--tokenizer", "t"], "tokenizer t is used with base_url only"),
+        (["--model", "", "--regrade", "x", "--base_url", "http://x"], "base_url http://x, regrade x"),
+        (["--n", "0"], "n is 0, and must be above 0"),
+        (["--max_response_tokens", "0"], "max_response_tokens is 0"),
+        (["--seed", "-1"], "seed is -1"),
         (["--judge_model", "j"], "set OPENAI_API_KEY"),
         (["--base_url", "http://127.0.0.1:9/v1"], "APIConnectionError, Connection error., 3 times over"),
         (["--output_dir", "{used}"], "responses.jsonl already"),
@@ -324,7 +329,8 @@ def test_a_real_server_gives_the_same_report(vllm_server, checkpoint, tmp_path, 
     main(monkeypatch, *flags, tmp_path / "text")
     out = capsys.readouterr().out
     assert "as token ids" in out and "as text" in out
-    (report, by_ids), (_, by_text) = read(tmp_path / "ids"), read(tmp_path / "text")
+    (report, by_ids), (by_text_report, by_text) = read(tmp_path / "ids"), read(tmp_path / "text")
+    assert (report["prompts_as"], by_text_report["prompts_as"]) == ("token ids", "text")
     assert len(by_ids) == 2 * (1 + 3) * 4 and len(report["results"]) == 4
     assert all(0 < r["response_tokens"] <= 8 for r in by_ids)
     assert all(r["truncated"] == (r["response_tokens"] == 8) for r in by_ids)
