@@ -229,8 +229,8 @@ def prepare(c: EvalConfig) -> Plan:
     ValueError or OSError for anything that cannot work, before an engine starts.
     """
     if c.regrade:
-        for _ in by_group(read_records(Path(c.regrade))):
-            pass
+        if not sum(len(group) for group, _ in by_group(read_records(Path(c.regrade)))):
+            raise ValueError(f"regrade {c.regrade} holds no responses")
         return Plan({}, [], [], None, 0, 0)
     templates = list(dict.fromkeys(ALIASES.get(name, name) for name in c.template.split(",")))
     try:

@@ -123,7 +123,7 @@ def draw_pass_at_k(rows: list[Row]) -> plt.Figure | None:
                 low, high = np.array([row["intervals"][key] for row in found]).T
                 axis.plot(x, [row[key] for row in found], **look, label=key)
                 axis.fill_between(x, low, high, color=look["color"], alpha=0.15, lw=0)
-        axis.set(title=name, xlabel="Temperature", ylim=(0, 1))
+        axis.set(title=name, xlabel="Temperature", ylim=(-0.03, 1.03))  # a curve at 0 stays visible
     axes[0][0].set_ylabel("Probability that one of k is right")
     legend(figure, axes[0][0])
     return figure

@@ -202,6 +202,7 @@ def test_a_served_model_gets_the_same_report_and_is_resumed(checkpoint, tmp_path
         (["--regrade", "x.jsonl"], "set one of them"),
         (["--model", "", "--regrade", "./no.jsonl"], "no.jsonl"),
         (["--model", "", "--regrade", __file__], "line 1 is no record of eval.py"),
+        (["--model", "", "--regrade", os.devnull], "holds no responses"),
         (["--judge_url", "http://x"], "judge_url http://x is used with judge_model only: set that too"),
         (["--tokenizer", "t"], "tokenizer t is used with base_url only"),
         (["--model", "", "--regrade", "x", "--base_url", "http://x"], "base_url http://x, regrade x"),
