@@ -216,7 +216,7 @@ def check(c: EvalConfig, num_ranks: int) -> None:
             raise ValueError(f"{name} is {getattr(c, name)}, and must be above 0")
     if c.seed < 0:
         raise ValueError(f"seed is {c.seed}, and must be 0 or more")
-    if c.judge_model and not c.judge_url and "OPENAI_API_KEY" not in os.environ:
+    if c.judge_model and not c.judge_url and not os.environ.get("OPENAI_API_KEY"):
         raise ValueError("judge_model without judge_url asks OpenAI: set OPENAI_API_KEY in the environment")
     responses = Path(c.output_dir or "", "responses.jsonl")
     if c.output_dir and not c.regrade and not c.base_url and responses.exists():

@@ -176,6 +176,7 @@ def average(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     result = rows[0] | {"set": "average", "questions": sum(row["questions"] for row in rows)}
     for name in [name for name, value in result.items() if isinstance(value, float) or value is None]:
         result[name] = mean([row[name] for row in rows if row[name] is not None])
+    result["accuracy_stderr"] = math.hypot(*(row["accuracy_stderr"] for row in rows)) / len(rows)
     return {name: value for name, value in result.items() if not isinstance(value, dict)}
 
 

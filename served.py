@@ -96,7 +96,7 @@ def ask_all(
 async def _ask_missing(server: Server, missing: dict, read: Callable, keep: Callable, tries: int) -> None:
     client = openai.AsyncOpenAI(
         base_url=server.base_url,
-        api_key=os.environ.get(server.key_variable, "none"),  # servers of one's own take any
+        api_key=os.environ.get(server.key_variable) or "none",  # servers of one's own take any
         timeout=server.timeout_s,
         max_retries=0,  # `_ask` tries again, also after a reply that cannot be read
     )

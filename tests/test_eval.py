@@ -122,6 +122,7 @@ def hostile_file(tmp_path):
 
 
 def test_hostile_responses_are_graded_judged_and_reported(hostile_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     with stub_server(lambda body, i: chat("Category: 1")) as stub:
         judge_flags = ["--judge_model", "j", "--judge_url", stub.url, "--output_dir", tmp_path / "new"]
         main(monkeypatch, "--regrade", hostile_file, *judge_flags)
@@ -136,6 +137,10 @@ def test_hostile_responses_are_graded_judged_and_reported(hostile_file, tmp_path
     out = capsys.readouterr().out
     assert "6 of 8 verdicts have changed" in out and "judge: 16 calls for 16 judgements" in out
     assert len(stub.requests) == 16
+    assert {headers["Authorization"] for headers in stub.headers} == {"Bearer sk-secret"}
+    assert (
+        not any("sk-secret" in file.read_text() for file in (tmp_path / "new").iterdir()) and "sk-" not in out
+    )
 
 
 def test_regrading_in_place_changes_nothing_the_second_time(hostile_file, monkeypatch, capsys):

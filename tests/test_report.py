@@ -6,6 +6,7 @@ import pytest
 import report
 from report import (
     analyse,
+    average,
     categories,
     intervals,
     markdown,
@@ -127,8 +128,15 @@ def test_sets_are_averaged_with_equal_weight_per_template_and_temperature():
     # Every resample of "a" is 1 and of "b" is 0; a mean over sets leaves out those without right responses.
     assert rows[3]["intervals"] == {"pass@1": [0.5, 0.5]}
     assert rows[3]["response_tokens/correct"] == 10 and rows[3]["response_tokens/incorrect"] == 20
-    low, high = rows[2]["intervals"]["pass@1"]
-    assert (low, high) == (0, 1)
+    assert rows[2]["intervals"]["pass@1"] == [0, 1]
+
+
+def test_the_error_of_an_average_is_that_of_a_mean_of_independent_sets():
+    same = dict(questions=2, template="r1", temperature=0.0, n=1, intervals={})
+    rows = [{"set": name, "accuracy_stderr": error} | same for name, error in [("a", 0.3), ("b", 0.4)]]
+    assert average(rows) == {"set": "average", "accuracy_stderr": 0.25} | {
+        "questions": 4, "template": "r1", "temperature": 0.0, "n": 1,
+    }  # fmt: skip
 
 
 def test_the_table_is_markdown_with_a_column_for_each_k():
