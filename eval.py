@@ -253,11 +253,13 @@ def prepare(c: EvalConfig) -> Plan:
     context = check_model(c.model)
     tokenizer = AutoTokenizer.from_pretrained(c.model)
     longest = max(len(ids) for ids in tokenizer(prompts)["input_ids"])
+    if longest >= context:
+        raise ValueError(f"the longest prompt has {longest} tokens, and the model's context is {context}")
     budget = c.max_response_tokens or min(3000, context - longest)
-    if budget < 1 or longest + budget > context:
+    if longest + budget > context:
         raise ValueError(
-            f"the longest prompt has {longest} tokens, and with max_response_tokens {budget} it is over the "
-            f"model's context of {context}: set max_response_tokens to {context - longest} or less"
+            f"the longest prompt, {longest} tokens, and max_response_tokens {budget} are over the model's "
+            f"context of {context}: set max_response_tokens to {context - longest} or less"
         )
     return Plan(sets, templates, temperatures, tokenizer, budget, longest)
 
