@@ -337,6 +337,9 @@ def write_report(c: EvalConfig, plan: Plan, folder: Path) -> None:
     def groups() -> Iterator[tuple[list[Record], int]]:
         return by_group(read_records(folder / "responses.jsonl"))
 
+    report = {"results": []} | provenance(c, plan)
+    # Before a judge is asked: if that is cut short, --regrade finds here how the responses were made.
+    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     ask_judge = None
     if c.judge_model:
         server = Server(c.judge_url, "OPENAI_API_KEY", c.request_timeout, c.concurrency)
@@ -346,7 +349,7 @@ def write_report(c: EvalConfig, plan: Plan, folder: Path) -> None:
     rows = analyse(groups(), c.seed, ask_judge)
     asked = {kind: f"{instruction}\n\n{judge.FORM}" for kind, (instruction, _) in judge.ASKED.items()}
     by_judge = {"model": c.judge_model, "asked": asked} if c.judge_model else None
-    report = provenance(c, plan) | {"judge": by_judge, "results": rows}
+    report |= {"judge": by_judge, "results": rows}
     (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     print(markdown(rows) + f"\n\n-> {folder / 'report.json'} and responses.jsonl")
 

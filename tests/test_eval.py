@@ -156,11 +156,14 @@ def test_a_judge_that_stops_answering_leaves_a_run_that_goes_on(hostile_file, tm
         flags = ["--judge_model", "j", "--judge_url", stub.url, "--concurrency", 1]
         with pytest.raises(SystemExit, match="to go on, start again with --regrade .*, the judge's flags"):
             main(monkeypatch, "--regrade", hostile_file, *flags, "--output_dir", tmp_path / "new")
-        assert not (tmp_path / "new" / "report.json").exists()
+        made = read(tmp_path / "new")[0]
+        assert made["model"] == "m" and not made["results"]
     with stub_server(lambda body, i: chat("Category: 1")) as stub:
         flags = ["--judge_model", "j", "--judge_url", stub.url, "--output_dir", tmp_path / "new"]
         main(monkeypatch, "--regrade", tmp_path / "new" / "responses.jsonl", *flags)
         assert len(stub.requests) == 16 - 5
+    report, _ = read(tmp_path / "new")
+    assert report["model"] == "m" and report["results"][0]["answering"] == 1
     assert "judge: 11 calls for 16 judgements" in capsys.readouterr().out
 
 
