@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from data import Problem
@@ -135,17 +136,17 @@ class RunLog:
             self.warn_once("tracker", f"the tracker failed, and training goes on: {error!r}")
 
     def samples(self, step: int, problems: Sequence[Problem], rollouts: Sequence, rewards: Sequence[float]):
-        """Lines of samples.jsonl: the first response to each of the first four questions of rank 0."""
-        if not self.active:
-            return
+        """Lines of samples.jsonl: one response to each of four questions, taken from all ranks alike."""
         group_size = len(rollouts) // len(problems)
         lines = []
-        for i, problem in enumerate(problems[:4]):
+        for i, problem in enumerate(problems[: max(1, 4 // self.accelerator.num_processes)]):
             rollout, reward = rollouts[i * group_size], rewards[i * group_size]
             sample = {"step": step, "question": problem.question, "answers": problem.answers}
             sample |= {"response": rollout.text, "reward": reward, "truncated": rollout.truncated}
             lines.append(json.dumps(sample) + "\n")
-        self._append("samples.jsonl", "".join(lines))
+        lines = gather_object(lines)
+        if self.active:
+            self._append("samples.jsonl", "".join(lines))
 
     def keep_rollouts(self, name: str, rollouts: Sequence) -> Path:
         """Write responses of this rank, whole, to a file of that name in the run's folder -> its path."""

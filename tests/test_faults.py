@@ -184,7 +184,7 @@ def test_flags_that_change_the_training_need_leave(tmp_path):
 class Silent:
     """An accelerator whose tracker can fail."""
 
-    is_main_process = True
+    is_main_process, num_processes = True, 1
 
     def __init__(self, fails: bool = False):
         self.fails = fails

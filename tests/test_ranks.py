@@ -125,7 +125,19 @@ def test_two_machines_train_together(checkpoint, tmp_path):
     outputs = [machine.communicate(timeout=300) for machine in machines]
     assert [machine.returncode for machine in machines] == [0, 0], outputs
     assert [printed.count("step   2/2  reward") for printed, _ in outputs] == [1, 0]
-    assert len((tmp_path / "run" / "samples.jsonl").read_text().splitlines()) == 2 * 2
+    # Two steps, two questions of each rank, from the step's own four.
+    samples = [json.loads(line) for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines()]
+    assert [s["step"] for s in samples] == [1] * 4 + [2] * 4
+    assert len({s["question"] for s in samples}) == 8
+
+
+@pytest.mark.slow
+def test_what_cannot_work_is_said_once_and_all_ranks_end(checkpoint, tmp_path):
+    run = ["train.py", *FLAGS.split(), "--model", checkpoint, "--prompts_per_step", "5"]
+    process = start(f"--num_processes 2 --main_process_port {free_port()}", *run)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert errors.count("train.py: prompts_per_step 5 is not a multiple of the 2 ranks") == 1
 
 
 HAND_OVER = """
