@@ -17,8 +17,11 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 # Learner and sampler take turns in this process: its threads share the cores with other ranks here, no more.
 PROCESSES_HERE = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
@@ -151,6 +154,58 @@ class StopSignal:
             raise Interrupted
 
 
+def sample_or_stop(
+    sample: Callable[[], list[Rollout]], stop: StopSignal, tensor_parallel: int
+) -> tuple[list[Rollout], str]:
+    """The responses, and what an engine of any rank died of, or "".
+
+    A signal that came to any rank is in `stop.received` of all of them: this step's sampling is given up.
+    """
+    rollouts, failure = [], ""
+    try:
+        # An engine of several ranks waits for all of them, so it is not left in the middle.
+        stop.sampling = tensor_parallel == 1 and not stop.received
+        if stop.sampling or tensor_parallel > 1:
+            rollouts = sample()
+        stop.sampling = False
+    except Interrupted:
+        pass
+    except Exception as error:  # whatever an engine may die of
+        stop.sampling = False
+        failure = f"{type(error).__name__}: {error}"
+    failures, signals = zip(*gather_object([(failure, stop.received)]), strict=True)
+    stop.received = max(signals)
+    return rollouts, "" if stop.received else next(filter(None, failures), "")
+
+
+def evaluate_sets(
+    c: Config, step: int, sampler: Sampler, tokenizer, verifier: VerifierPool, eval_sets: dict, say: Callable
+) -> dict[str, float]:
+    """Greedy evaluation on each set -> eval/<set>/<metric>."""
+    metrics = {}
+    settings = dict(template=c.template, max_response_tokens=c.max_response_tokens)
+    for name, problems in eval_sets.items():
+        result, _ = evaluate(sampler, tokenizer, verifier, problems, **settings)
+        metrics |= {f"eval/{name}/{key}": value for key, value in result.items()}
+        accuracy = f"{result['accuracy']:.3f} on {name} ({len(problems)} questions)"
+        say(f"step {step:>3}: greedy accuracy {accuracy}")
+    return metrics
+
+
+def checkpoint_state(c: Config, steps: int, world_size: int, evaluated: dict[str, float]) -> dict[str, Any]:
+    """What a checkpoint holds besides tensors; accuracy is the mean over the sets, None if not evaluated."""
+    accuracies = [value for key, value in evaluated.items() if key.endswith("/accuracy")]
+    return {
+        "step": steps,
+        "position": steps * c.prompts_per_step,  # in the sequence of questions, see questions_of_step
+        "seed": c.seed,
+        "world_size": world_size,
+        "accuracy": sum(accuracies) / len(accuracies) if accuracies else None,
+        "config": asdict(c),
+        "code": code_version(),
+    }
+
+
 def train(
     c: Config,
     accelerator: Accelerator,
@@ -191,66 +246,13 @@ def train(
         seed = derived_seed(c.seed, "sample", step, rank)
         return sampler.sample(prompts, n, c.temperature, c.max_response_tokens, template.stop, seed)
 
-    def sample_or_stop(step: int, prompts: list[list[int]], probe: Rollout) -> list[Rollout] | None:
-        """G responses a prompt; None, on all ranks, when a signal came to any: the step is given up.
-
-        An engine that fails is started once more, with the current weights. RuntimeError if it fails again.
-        """
-        for attempt in (1, 2):
-            rollouts, failure = [], ""
-            try:
-                # An engine of several ranks waits for all of them, so it is not left in the middle.
-                stop.sampling = c.tensor_parallel == 1 and not stop.received
-                if stop.sampling or c.tensor_parallel > 1:
-                    rollouts = sample(step, prompts, c.group_size)
-                stop.sampling = False
-            except Interrupted:
-                pass
-            except Exception as error:  # whatever an engine may die of
-                stop.sampling = False
-                failure = f"{type(error).__name__}: {error}"
-            failures, signals = zip(*gather_object([(failure, stop.received)]), strict=True)
-            stop.received = max(signals)
-            if stop.received:
-                return None
-            if not any(failures):
-                return rollouts
-            reason = next(filter(None, failures))
-            if attempt == 2:
-                raise RuntimeError(f"the engine failed again: {reason}")
-            log.say(f"! the engine failed ({reason}): it is started once more, with the current weights")
-            sampler.restart()
-            hand_over(policy, sampler, probe, device)
-
     def evaluate_all(step: int) -> dict[str, float]:
-        metrics = {}
-        for name, eval_problems in eval_sets.items():
-            result, _ = evaluate(
-                sampler,
-                tokenizer,
-                verifier,
-                eval_problems,
-                template=c.template,
-                max_response_tokens=c.max_response_tokens,
-            )
-            metrics |= {f"eval/{name}/{key}": value for key, value in result.items()}
-            count = len(eval_problems)
-            log.say(f"step {step:>3}: greedy accuracy {result['accuracy']:.3f} on {name} ({count} questions)")
-        return metrics
+        return evaluate_sets(c, step, sampler, tokenizer, verifier, eval_sets, log.say)
 
     def save(steps: int, evaluated: dict[str, float]) -> bool:
         """Whether a checkpoint after this many steps could be written; training goes on without."""
-        accuracies = [value for key, value in evaluated.items() if key.endswith("/accuracy")]
-        state = {
-            "step": steps,
-            "position": steps * c.prompts_per_step,  # in the sequence of questions, see questions_of_step
-            "seed": c.seed,
-            "world_size": world_size,
-            "accuracy": sum(accuracies) / len(accuracies) if accuracies else None,
-            "config": asdict(c),
-            "code": code_version(),
-        }
         try:
+            state = checkpoint_state(c, steps, world_size, evaluated)
             save_checkpoint(folder, state, policy, optimizer, c.keep_checkpoints)
         except OSError as error:
             log.say(f"! no checkpoint after step {steps}, trying again after the next: {error}")
@@ -264,13 +266,21 @@ def train(
     if not state:
         log.write({"step": 0, **evaluate_all(0)})
 
-    saved, saved_at, handed_over = True, done if state else -1, time.perf_counter()
+    saved_at, try_again, handed_over = done if state else None, False, time.perf_counter()
     for step in range(done, c.num_steps):
         last_step_ended, started = handed_over, time.perf_counter()
         # Sample G responses to each of this rank's questions with the current weights.
         chosen = questions_of_step(step, c.prompts_per_step, len(problems), c.seed)[rank::world_size]
-        rollouts = sample_or_stop(step, [prompts[i] for i in chosen], probe)
-        if rollouts is None:
+        attempt = partial(sample, step, [prompts[i] for i in chosen], c.group_size)
+        rollouts, failure = sample_or_stop(attempt, stop, c.tensor_parallel)
+        if failure:
+            log.say(f"! the engine failed ({failure}): it is started once more, with the current weights")
+            sampler.restart()
+            hand_over(policy, sampler, probe, device)
+            rollouts, failure = sample_or_stop(attempt, stop, c.tensor_parallel)
+            if failure:
+                raise RuntimeError(f"the engine failed again: {failure}")
+        if stop.received:
             if saved_at != step and not save(step, {}):
                 sys.exit(f"train.py: stopped after step {step}, and it could not be saved")
             log.say(f"stopped after step {step}; go on with: --output_dir {folder} --resume")
@@ -325,8 +335,9 @@ def train(
         evaluated = evaluate_all(step + 1) if last or (step + 1) % c.eval_every == 0 else {}
         log.write(metrics | evaluated)
         log.samples(step + 1, [problems[i] for i in chosen], rollouts, rewards.tolist())
-        if last or not saved or (step + 1) % c.save_every == 0:
-            saved, saved_at = save(step + 1, evaluated), step + 1
+        if last or try_again or (step + 1) % c.save_every == 0:
+            try_again = not save(step + 1, evaluated)
+            saved_at = saved_at if try_again else step + 1
 
     if stop.received != signal.SIGTERM:  # whoever takes the machine away does not wait for it
         save_model(policy, tokenizer, folder / "model", AutoConfig.from_pretrained(c.model).dtype)

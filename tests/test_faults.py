@@ -147,17 +147,18 @@ def test_a_run_survives_what_it_can_and_stops_at_what_is_not_a_number(checkpoint
     (tmp_path / "unlucky.py").write_text(UNLUCKY)
     folder = tmp_path / "run"
     script = str(tmp_path / "unlucky.py")
-    printed = finish(start(folder, "--model", checkpoint, "--save_every", "3", script=script), code=3)
+    printed = finish(start(folder, "--model", checkpoint, "--save_every", "2", script=script), code=3)
     assert "! the tracker failed, and training goes on: ConnectionError" in printed
     assert printed.count("the tracker failed") == 1
     assert "! the engine failed (RuntimeError: the engine is ill): it is started once more" in printed
-    # Step 3 could not be saved, and the step after it, which would have tried again, had no finite loss.
-    assert "! no checkpoint after step 3, trying again after the next: No space left on device" in printed
+    assert "! no checkpoint after step 2, trying again after the next: No space left on device" in printed
+    assert [p.name for p in (folder / "checkpoints").iterdir()] == ["step_3"]
     assert "train.py: step 4, minibatch 0, micro-batches [0]: losses [nan]" in printed
     assert len(records(folder, "not_finite_step_4_rank_0.jsonl")) == 8
     assert [m["step"] for m in records(folder)] == [0, 1, 2, 3]
     printed = finish(start(folder, "--resume", "--num_steps", "4"))
-    assert "resume: num_steps: 6 before, now 4" in printed
+    assert "resume: num_steps: 6 before, now 4" in printed and "step   4/4" in printed
+    assert "step   3/4" not in printed
     assert [m["step"] for m in records(folder)] == [0, 1, 2, 3, 4]
 
 
