@@ -178,7 +178,10 @@ def check(c: Config, world_size: int) -> None:
             f"max_prompt_tokens {c.max_prompt_tokens} + max_response_tokens {c.max_response_tokens} = "
             f"{longest} is over the context of {c.model}, {context} tokens"
         )
-    model = empty_model(c.model)
+    try:
+        model = empty_model(c.model, c.attn_implementation)
+    except ImportError as error:
+        raise ValueError(f"attn_implementation {c.attn_implementation}: {error}") from None
     heads = model.config.num_attention_heads
     if heads % c.tensor_parallel:
         raise ValueError(f"tensor_parallel {c.tensor_parallel} does not divide {heads} attention heads")

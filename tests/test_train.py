@@ -55,7 +55,7 @@ def test_recipes_are_the_papers_and_a_flag_overrides_them(recipe, model, data, t
 def test_every_recipe_passes_the_checks(monkeypatch):
     qwen_7b = SimpleNamespace(num_attention_heads=28)
     monkeypatch.setattr(config, "check_model", lambda _: 4096)
-    monkeypatch.setattr(config, "empty_model", lambda _: SimpleNamespace(config=qwen_7b))
+    monkeypatch.setattr(config, "empty_model", lambda *_: SimpleNamespace(config=qwen_7b))
     monkeypatch.setattr(config, "check_engine", lambda *_: None)
     for recipe in config.RECIPES:
         for ranks in (1, 2, 4, 8):
@@ -143,6 +143,7 @@ def test_prompts_over_the_limit_are_left_out_and_counted(checkpoint, tokenizer, 
         ("--micro_batch_tokens 100", "micro_batch_tokens 100 does not hold one full response"),
         ("--max_response_tokens 1000", "is over the context of"),
         ("--max_prompt_tokens 3", "0 of 8000 questions of arithmetic are within max_prompt_tokens 3"),
+        ("--attn_implementation flash_attention_2", "attn_implementation flash_attention_2: FlashAttention2"),
         ("--tensor_parallel 2", "tensor_parallel 2 does not divide the 1 ranks"),
         ("--engine_memory 1e-5", "engine_memory 1e-05 is 0.00 GB for vLLM's KV cache, and one response"),
         ("--report_to nothing", "report_to nothing: install that package first"),
