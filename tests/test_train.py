@@ -41,7 +41,7 @@ TABLE_6 = dict(
     [
         ("oat-zero-7b", "Qwen/Qwen2.5-Math-7B", "math_lvl3to5", "qwen_math"),
         ("oat-zero-1.5b", "Qwen/Qwen2.5-Math-1.5B", "math12k", "r1"),
-        ("oat-zero-3b", "models/Llama-3.2-3B-NuminaQA", "math12k", "r1"),
+        ("oat-zero-3b", "lkevinzc/Llama-3.2-3B-NuminaQA", "math12k", "r1"),
         ("figure5", "Qwen/Qwen2.5-1.5B", "math12k", "r1"),
     ],
 )
