@@ -125,8 +125,11 @@ class Sampler:
         stop: Sequence[str],
         seed: int,
         progress: bool = False,
+        logprobs: bool = True,
     ) -> list[Rollout]:
         """`n` responses a prompt, prompt-major: i*n .. i*n+n-1 answer prompts[i]. Temperature 0: greedy.
+
+        Without logprobs sampler_logprobs is empty, and sampling a small model takes a quarter less time.
 
         Repeatable: the same weights, prompts and seed give the same responses. It is torch's global seed,
         since vLLM's seeds per request fail on CPU where a prompt's prefill is split over two scheduler steps.
@@ -137,7 +140,7 @@ class Sampler:
             max_tokens=max_response_tokens,
             stop=list(stop),
             include_stop_str_in_output=True,
-            logprobs=0,  # of the sampled token alone
+            logprobs=0 if logprobs else None,  # 0: of the sampled token alone
             flat_logprobs=True,  # as plain lists
         )
         prompts_and_seeds, mine = self._of_engine([(ids, seed) for ids in prompts])
@@ -151,7 +154,7 @@ class Sampler:
                 prompt_ids=prompt_ids,
                 response_ids=list(response.token_ids),
                 text=response.text,
-                sampler_logprobs=list(response.logprobs.logprobs),
+                sampler_logprobs=list(response.logprobs.logprobs) if logprobs else [],
                 truncated=response.finish_reason == "length",
             )
             for prompt_ids, output in zip(prompts, outputs, strict=True)

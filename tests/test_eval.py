@@ -1,51 +1,31 @@
-import itertools
+import contextlib
+import hashlib
 import json
+import os
+import signal
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from conftest import make_rollout
+from stub_server import chat, completion, stub_server
 
+import eval as script
+import served
 from data import Problem
-from eval import evaluate, pass_at_k, summarize
+from eval import evaluate, grade
+from learner import compute_dtype
+from served import Response, Server, ServerError
+from templates import TEMPLATES
 from verify import VerifierPool
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.mark.parametrize("n,c,k", [(1, 0, 1), (1, 1, 1), (5, 2, 1), (5, 2, 3), (6, 1, 6), (6, 4, 3)])
-def test_pass_at_k_is_the_share_of_subsets_with_a_right_sample(n, c, k):
-    subsets = list(itertools.combinations([True] * c + [False] * (n - c), k))
-    assert pass_at_k(n, c, k) == pytest.approx(sum(map(any, subsets)) / len(subsets))
-
-
-@pytest.mark.parametrize("n,c,k", [(4, 5, 1), (4, -1, 1), (4, 2, 0), (4, 2, 5)])
-def test_pass_at_k_refuses_impossible_counts(n, c, k):
-    with pytest.raises(ValueError, match="need 0 <= c <= n"):
-        pass_at_k(n, c, k)
-
-
-def test_summary_by_hand():
-    rows = [
-        (True, True, False, 10),
-        (False, True, False, 20),
-        (False, False, True, 30),
-        (False, False, True, 40),
-    ]
-    keys = ("correct", "formatted", "truncated", "response_tokens")
-    metrics = summarize([dict(zip(keys, row, strict=True)) for row in rows], n=2)
-    # Rates of the two problems: 1/2 and 0. Mean 1/4, sample variance 1/8, standard error sqrt(1/8 / 2) = 1/4.
-    assert metrics == pytest.approx(
-        {
-            "accuracy": 0.25,
-            "accuracy_stderr": 0.25,
-            "pass@2": 0.5,
-            "formatted": 0.5,
-            "truncated": 0.5,
-            "response_tokens": 25.0,
-        }
-    )
 
 
 class ScriptedSampler:
@@ -54,7 +34,7 @@ class ScriptedSampler:
     def __init__(self, texts):
         self.texts = texts
 
-    def sample(self, prompts, n, temperature, max_response_tokens, stop, seed, progress=False):
+    def sample(self, prompts, n, temperature, max_response_tokens, stop, seed, progress, logprobs):
         assert stop == ("</answer>",)
         rollouts = [make_rollout(ids, [1, 2, 3]) for ids in prompts for _ in range(n)]
         return [
@@ -86,34 +66,134 @@ def test_records_are_problem_major_and_verified_in_the_templates_format(tokenize
     assert metrics["accuracy"] == 0.5 and metrics["pass@2"] == 1.0
 
 
-def run(*args):
-    return subprocess.run(
-        [sys.executable, "eval.py", *args], cwd=ROOT, capture_output=True, text=True, timeout=300
+def test_chunks_of_questions_keep_order_and_have_seeds_of_their_own(tokenizer, monkeypatch):
+    calls = []
+
+    class Sampler:
+        def sample(self, prompts, n, temperature, max_response_tokens, stop, seed, progress, logprobs):
+            calls.append((len(prompts), seed))
+            texts = [tokenizer.decode(ids) for ids in prompts for _ in range(n)]
+            return [SimpleNamespace(text=text, response_ids=[1], truncated=False) for text in texts]
+
+    monkeypatch.setattr(script, "CHUNK", 8)
+    problems = [Problem(f"What is {i} + 1?", (str(i + 1),)) for i in range(5)]
+    settings = dict(template="none", n=4, temperature=1.0, max_response_tokens=9, seed=7)
+    with VerifierPool(num_workers=1) as verifier:
+        _, records = evaluate(Sampler(), tokenizer, verifier, problems, **settings)
+    assert calls == [(2, 7), (2, 8), (1, 9)]
+    assert [r["response"] for r in records] == [p.question for p in problems for _ in range(4)]
+
+
+def test_a_right_answer_counts_though_the_budget_ran_out_behind_it(tokenizer):
+    response = Response("\\boxed{2} and so on and", 9, truncated=True)
+    with VerifierPool(num_workers=1) as verifier:
+        (record,) = grade(verifier, [Problem("1 + 1?", ("2",))], [0], [response], "none")
+    assert record["correct"] and record["truncated"]
+
+
+def main(monkeypatch, *args):
+    monkeypatch.setattr(sys, "argv", ["eval.py", *map(str, args)])
+    script.main()
+
+
+def read(folder):
+    report = json.loads((folder / "report.json").read_text())
+    return report, [json.loads(line) for line in (folder / "responses.jsonl").read_text().split("\n")[:-1]]
+
+
+# ---- Without a model: --regrade ----
+
+HOSTILE = ["\0\\boxed{2}", "\ud800 \\boxed{2}", "x" * 3_000_000 + "\\boxed{2}", "\u2028\x85\r\n\\boxed{2}"]
+HOSTILE += ["\\boxed{" * 50_000, "{question} %s $(touch /tmp/x) | `a` \\boxed{3}", "\\boxed{\0\ud800}", ""]
+
+
+@pytest.fixture
+def hostile_file(tmp_path):
+    """Records of two problems with four responses each, with verdicts that are all wrong."""
+    known = {"set": "s|%s", "template": "none", "temperature": 1.0, "question": "1 + 1?", "answers": ["2"]}
+    known |= {"answer_format": "boxed", "formatted": False, "correct": False, "truncated": False}
+    lines = [
+        json.dumps(known | {"problem": i // 4, "level": "1", "response": text, "response_tokens": 5})
+        for i, text in enumerate(HOSTILE)
+    ]
+    (tmp_path / "responses.jsonl").write_text("\n".join(lines) + "\n")
+    (tmp_path / "report.json").write_text(json.dumps({"model": "m", "config": {"seed": 3}, "results": []}))
+    return tmp_path / "responses.jsonl"
+
+
+def test_hostile_responses_are_graded_judged_and_reported(hostile_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    with stub_server(lambda body, i: chat("Category: 1")) as stub:
+        judge_flags = ["--judge_model", "j", "--judge_url", stub.url, "--output_dir", tmp_path / "new"]
+        main(monkeypatch, "--regrade", hostile_file, *judge_flags)
+    report, records = read(tmp_path / "new")
+    assert [r["response"] for r in records] == HOSTILE
+    assert [r["correct"] for r in records] == [True] * 4 + [False] * 4
+    assert [r["formatted"] for r in records] == [True] * 4 + [False, True, True, False]
+    (row,) = report["results"]
+    assert (row["questions"], row["n"], row["accuracy"], row["pass@4"]) == (2, 4, 0.5, 0.5)
+    assert row["answering"] == 1 and row["judge_categories"]["reflection"] == {"1": 8}
+    assert report["model"] == "m" and report["config"] == {"seed": 3}  # of the run that sampled
+    out = capsys.readouterr().out
+    assert "6 of 8 verdicts have changed" in out and "judge: 16 calls for 16 judgements" in out
+    assert len(stub.requests) == 16
+    assert {headers["Authorization"] for headers in stub.headers} == {"Bearer sk-secret"}
+    assert (
+        not any("sk-secret" in file.read_text() for file in (tmp_path / "new").iterdir()) and "sk-" not in out
     )
 
 
-@pytest.mark.slow
-def test_command_line_end_to_end(checkpoint, tmp_path):
-    args = [
-        "--model",
-        checkpoint,
-        "--limit",
-        "3",
-        "--n",
-        "2",
-        "--temperature",
-        "1",
-        "--max_response_tokens",
-        "8",
-    ]
-    done = run(*args, "--output_dir", str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    assert "arithmetic: 3 questions  accuracy" in done.stdout
-    records = [json.loads(line) for line in (tmp_path / "arithmetic.jsonl").read_text().splitlines()]
-    assert len(records) == 6 and all(0 < r["response_tokens"] <= 8 for r in records)
-    report = json.loads((tmp_path / "metrics.json").read_text())
-    assert report["arithmetic"]["accuracy"] == sum(r["correct"] for r in records) / 6
-    assert report["config"]["n"] == 2
+def test_regrading_in_place_changes_nothing_the_second_time(hostile_file, monkeypatch, capsys):
+    main(monkeypatch, "--regrade", hostile_file, "--output_dir", hostile_file.parent)
+    first = hostile_file.read_bytes(), json.loads((hostile_file.parent / "report.json").read_text())
+    main(monkeypatch, "--regrade", hostile_file, "--output_dir", hostile_file.parent)
+    assert "0 of 8 verdicts have changed" in capsys.readouterr().out
+    assert first == (hostile_file.read_bytes(), json.loads((hostile_file.parent / "report.json").read_text()))
+
+
+def test_a_judge_that_stops_answering_leaves_a_run_that_goes_on(hostile_file, tmp_path, monkeypatch, capsys):
+    with stub_server(lambda body, i: chat("Category: 1") if i < 5 else (401, b"{}")) as stub:
+        flags = ["--judge_model", "j", "--judge_url", stub.url, "--concurrency", 1]
+        with pytest.raises(SystemExit, match="to go on, start again with --regrade .*, the judge's flags"):
+            main(monkeypatch, "--regrade", hostile_file, *flags, "--output_dir", tmp_path / "new")
+        made = read(tmp_path / "new")[0]
+        assert made["model"] == "m" and not made["results"]
+    with stub_server(lambda body, i: chat("Category: 1")) as stub:
+        flags = ["--judge_model", "j", "--judge_url", stub.url, "--output_dir", tmp_path / "new"]
+        main(monkeypatch, "--regrade", tmp_path / "new" / "responses.jsonl", *flags)
+        assert len(stub.requests) == 16 - 5
+    report, _ = read(tmp_path / "new")
+    assert report["model"] == "m" and report["results"][0]["answering"] == 1
+    assert "judge: 11 calls for 16 judgements" in capsys.readouterr().out
+
+
+# ---- Served models, by a stub ----
+
+
+def test_a_served_model_gets_the_same_report_and_is_resumed(checkpoint, tmp_path, monkeypatch, capsys):
+    def answer(body, i):
+        if body["max_tokens"] == 1:
+            return completion()  # the trial
+        return completion(" \\boxed{1}", tokens=4) if i < limit else (401, b"{}")
+
+    flags = ["--model", "m", "--tokenizer", checkpoint, "--limit", 3, "--n", 2, "--temperature", "0,1"]
+    flags += ["--template", "none,r1", "--output_dir", tmp_path, "--concurrency", 1]
+    limit = 8
+    with stub_server(answer) as stub:
+        with pytest.raises(SystemExit, match="to go on, start again with the same flags and --output_dir"):
+            main(monkeypatch, *flags, "--base_url", stub.url)
+    limit = 99
+    with stub_server(answer) as stub:
+        main(monkeypatch, *flags, "--base_url", stub.url)
+        # Per template 3 greedy responses and 3 x 2; 7 and the trial were there.
+        assert len(stub.requests) == 2 * 9 - 7
+        assert all(isinstance(body["prompt"], list) for body in stub.requests)
+    report, records = read(tmp_path)
+    groups = [(row["template"], row["temperature"], row["n"]) for row in report["results"]]
+    assert groups == [("none", 0, 1), ("none", 1, 2), ("r1", 0, 1), ("r1", 1, 2)]
+    assert len(records) == 18 and all(r["response_tokens"] == 4 for r in records)
+    assert report["max_response_tokens"] == 3000
+    assert "as token ids" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -123,17 +203,161 @@ def test_command_line_end_to_end(checkpoint, tmp_path):
         (["--data", "no-such-set"], "no-such-set"),
         (["--model", "./nowhere"], "model './nowhere' is no folder"),
         (["--max_response_tokens", "5000"], "set max_response_tokens to"),
+        (["--template", "four_shot"], "tokens, and the model's context is 256"),
+        (["--template", "none,r2"], "template 'r2' is unknown: choose one of"),
+        (["--temperature", "0.5,hot"], "temperature '0.5,hot': numbers of 0 or more"),
+        (["--temperature", "nan"], "temperature 'nan': numbers of 0 or more"),
+        (["--model", ""], "set one of them"),
+        (["--regrade", "x.jsonl"], "set one of them"),
+        (["--model", "", "--regrade", "./no.jsonl"], "no.jsonl"),
+        (["--model", "", "--regrade", __file__], "line 1 is no record of eval.py"),
+        (["--model", "", "--regrade", os.devnull], "holds no responses"),
+        (["--judge_url", "http://x"], "judge_url http://x is used with judge_model only: set that too"),
+        (["--tokenizer", "t"], "tokenizer t is used with base_url only"),
+        (["--model", "", "--regrade", "x", "--base_url", "http://x"], "base_url http://x, regrade x"),
+        (["--n", "0"], "n is 0, and must be above 0"),
+        (["--max_response_tokens", "0"], "max_response_tokens is 0"),
+        (["--seed", "-1"], "seed is -1"),
+        (["--judge_model", "j"], "set OPENAI_API_KEY"),
+        (["--base_url", "http://127.0.0.1:9/v1"], "APIConnectionError, Connection error., 3 times over"),
+        (["--output_dir", "{used}"], "responses.jsonl already"),
     ],
 )
 def test_bad_input_ends_with_one_sentence_before_the_engine_starts(
-    checkpoint, monkeypatch, capsys, change, message
+    checkpoint, hostile_file, monkeypatch, capsys, change, message
 ):
-    import eval as script
-
-    monkeypatch.setattr(sys, "argv", ["eval.py", "--model", checkpoint, *change])
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setattr("served.WAIT_S", 0.001)
     monkeypatch.setattr("rollout.Sampler.__init__", lambda *_, **__: pytest.fail("the engine was started"))
+    monkeypatch.chdir(hostile_file.parent)
     with pytest.raises(SystemExit) as stopped:
-        script.main()
+        change = [text.replace("{used}", str(hostile_file.parent)) for text in change]
+        main(monkeypatch, "--model", checkpoint, *change)
     error = capsys.readouterr().err
     assert stopped.value.code == 2
     assert error.startswith("eval.py: ") and message in error and error.count("\n") == 1
+
+
+def test_records_that_are_not_a_rectangle_are_refused(hostile_file, monkeypatch, capsys):
+    hostile_file.write_text("".join(hostile_file.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(SystemExit):
+        main(monkeypatch, "--regrade", hostile_file)
+    assert "are not 4 for each problem" in capsys.readouterr().err
+
+
+# ---- With an engine ----
+
+
+def run(*args):
+    command = [sys.executable, "eval.py", *map(str, args)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.slow
+def test_command_line_end_to_end(checkpoint, tmp_path):
+    """Two sets, two templates and three temperatures in one engine start."""
+    own = tmp_path / "own.jsonl"
+    own.write_text('{"question": "What is 1 + 2?", "answer": "3", "level": 1}\n')
+    flags = ["--model", checkpoint, "--data", "arithmetic", own, "--limit", 3, "--max_response_tokens", 8]
+    flags += ["--n", 2, "--temperature", "0,0.5,1", "--template", "no,qwen_math"]
+    done = run(*flags, "--output_dir", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    report, records = read(tmp_path / "out")
+    assert len(records) == 2 * (1 + 2 + 2) * (3 + 1) and all(0 < r["response_tokens"] <= 8 for r in records)
+    rows = [(row["template"], row["temperature"], row["set"]) for row in report["results"]]
+    groups = [(t, h) for t in ("none", "qwen_math") for h in (0.0, 0.5, 1.0)]
+    sets = ("arithmetic", str(own))
+    assert rows == [(*g, s) for g in groups for s in sets] + [(*g, "average") for g in groups]
+    for row in report["results"][:12]:
+        group = [r for r in records if all(r[k] == row[k] for k in ("set", "template", "temperature"))]
+        assert row["accuracy"] == sum(r["correct"] for r in group) / len(group)
+    assert done.stdout.count("\n| ") == 18 + 1  # the table, its first line at the start
+    # What makes the report again: prompts, checksums, seed and versions.
+    assert report["config"]["seed"] == 0 and report["versions"]["torch"] == torch.__version__
+    assert report["templates"]["qwen_math"]["prompt"] == TEMPLATES["qwen_math"].prompt
+    text = '[["What is 1 + 2?", ["3"], "1"]]'
+    checksum = hashlib.sha256(text.encode()).hexdigest()
+    assert report["sets"][str(own)] == {"questions": 1, "sha256": checksum}
+
+
+@pytest.fixture(scope="module")
+def vllm_server(checkpoint, tmp_path_factory):
+    """The address of a real `vllm serve` of the random checkpoint."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    dtype = str(compute_dtype()).removeprefix("torch.")
+    # What `vllm serve` starts; that script itself fails on the CPU build, whose package has another name.
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", checkpoint]
+    command += [
+        "--port",
+        str(port),
+        "--host",
+        "127.0.0.1",
+        "--served-model-name",
+        "tiny",
+        "--enforce-eager",
+        "--dtype",
+        dtype,
+    ]
+    cpu = {} if torch.cuda.is_available() else {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    environment = os.environ | cpu | {"VLLM_CPU_KVCACHE_SPACE": "1", "NO_PROXY": "127.0.0.1"}
+    log = tmp_path_factory.mktemp("server") / "log"
+    with open(log, "w") as output:
+        # A session of its own: it starts an engine process, which must end with it.
+        server = subprocess.Popen(
+            command, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        give_up = time.monotonic() + 240
+        while not answers(f"http://127.0.0.1:{port}/health"):
+            assert server.poll() is None and time.monotonic() < give_up, log.read_text()[-3000:]
+            time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+
+
+def answers(url: str) -> bool:
+    try:
+        return urllib.request.urlopen(url, timeout=2).status == 200
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+def test_a_real_server_gives_the_same_report(vllm_server, checkpoint, tmp_path, monkeypatch, capsys):
+    flags = ["--model", "tiny", "--base_url", vllm_server, "--limit", 4, "--max_response_tokens", 8]
+    flags += ["--n", 3, "--temperature", "0,1", "--template", "none,qwen_math", "--output_dir"]
+    main(monkeypatch, *flags, tmp_path / "ids", "--tokenizer", checkpoint)
+    main(monkeypatch, *flags, tmp_path / "text")
+    out = capsys.readouterr().out
+    assert "as token ids" in out and "as text" in out
+    (report, by_ids), (by_text_report, by_text) = read(tmp_path / "ids"), read(tmp_path / "text")
+    assert (report["prompts_as"], by_text_report["prompts_as"]) == ("token ids", "text")
+    assert len(by_ids) == 2 * (1 + 3) * 4 and len(report["results"]) == 4
+    assert all(0 < r["response_tokens"] <= 8 for r in by_ids)
+    assert all(r["truncated"] == (r["response_tokens"] == 8) for r in by_ids)
+    assert len({r["response"] for r in by_ids if r["temperature"]}) > 12  # seeds differ
+    # Text and ids are one prompt; batches of another shape may round another way, so not all must agree.
+    assert sum(a["response"] == b["response"] for a, b in zip(by_ids, by_text, strict=True)) > len(by_ids) / 2
+
+
+@pytest.mark.slow
+def test_a_real_server_keeps_stop_strings_and_refuses_in_words(vllm_server, tmp_path):
+    server = Server(vllm_server, "NO_KEY", 60, 4)
+    settings = dict(n=16, temperature=1.0, max_response_tokens=60, stop=["7"], seed=0)
+    responses = served.sample(server, "tiny", [[5, 6]], **settings, file=tmp_path / "a")
+    stopped = [r for r in responses if "7" in r.text]
+    assert stopped and all(r.text.index("7") == len(r.text) - 1 and not r.truncated for r in stopped)
+    with pytest.raises(ServerError, match="(?i)max_tokens|context|length"):
+        settings["max_response_tokens"] = 9000
+        served.sample(server, "tiny", [[5, 6]], **settings, file=tmp_path / "b")
+    with pytest.raises(ServerError, match="other"):
+        served.takes_token_ids(server, "other", [1], "1", file=tmp_path / "c")

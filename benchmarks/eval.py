@@ -1,0 +1,85 @@
+"""What eval.py adds to the engine under it: two claims of README, measured in one run.
+
+    python benchmarks/eval.py                        on the tiny base (python pretrain.py makes it)
+
+throughput: response tokens per second of `evaluate`, from questions to verdicts and metrics, over those of a
+bare vllm.LLM.generate with the same prompts and settings, on one engine, in turns. A tiny model is the
+hardest case: the engine takes least time. grading: its share of `evaluate`. Prints one JSON line last.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", default="models/tiny-base")
+    parser.add_argument("--questions", type=int, default=1000)
+    parser.add_argument("--n", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    from accelerate import PartialState
+    from transformers import AutoTokenizer
+
+    from data import load_problems
+    from eval import evaluate
+    from learner import compute_dtype
+    from rollout import Sampler
+    from verify import VerifierPool
+
+    PartialState(cpu=True)
+    problems = load_problems("arithmetic", "test", limit=args.questions)
+    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    sampler = Sampler(args.model, max_model_len=192, dtype=compute_dtype(), memory=2.0)
+    from vllm import SamplingParams  # after Sampler has set up vLLM
+
+    verifier = VerifierPool(num_workers=os.cpu_count())
+    grading, verify_all = [], verifier.verify_all
+
+    def timed(*inputs):
+        started = time.perf_counter()
+        verdicts = verify_all(*inputs)
+        grading.append(time.perf_counter() - started)
+        return verdicts
+
+    verifier.verify_all = timed
+
+    def ours() -> int:
+        settings = dict(template="none", n=args.n, temperature=1.0, max_response_tokens=128)
+        _, records = evaluate(sampler, tokenizer, verifier, problems, **settings)
+        return sum(record["response_tokens"] for record in records)
+
+    def bare() -> int:
+        inputs = [{"prompt_token_ids": tokenizer.encode(problem.question)} for problem in problems]
+        params = SamplingParams(n=args.n, max_tokens=128)
+        outputs = sampler._llm.generate(inputs, params, use_tqdm=False)
+        return sum(len(response.token_ids) for output in outputs for response in output.outputs)
+
+    runs = {"ours": ours, "bare": bare}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    rates: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(args.rounds + 1):
+        for name in sorted(runs, reverse=turn % 2 == 0):
+            started = time.perf_counter()
+            tokens = runs[name]()
+            if turn > 0:  # the first is a warm-up
+                seconds[name].append(time.perf_counter() - started)
+                rates[name].append(tokens / seconds[name][-1])
+            print(f"{name}: {tokens:,} tokens in {time.perf_counter() - started:.1f} s", flush=True)
+    verifier.close()
+    ratios = [a / b for a, b in zip(rates["ours"], rates["bare"], strict=True)]
+    result = {f"{name}_tokens_per_second": statistics.median(values) for name, values in rates.items()}
+    result |= {"ratio": statistics.median(ratios), "grading": sum(grading[1:]) / sum(seconds["ours"])}
+    print(json.dumps({"questions": args.questions, "n": args.n} | result))
+
+
+if __name__ == "__main__":
+    main()

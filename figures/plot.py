@@ -1,0 +1,192 @@
+"""The figures: learning curves of training runs, pass@k against temperature, templates side by side.
+
+    python figures/plot.py runs/grpo-0 runs/grpo-1 runs/drgrpo-0 runs/drgrpo-1      curves.png, curves.svg
+    python figures/plot.py runs/eval-base                                           pass_at_k.*, templates.*
+
+A folder with metrics.jsonl is a run of train.py; runs are grouped by their algorithm, and a line is the mean
+over a group's runs (seeds), with a band of one standard deviation. A folder with report.json is one of
+eval.py. What can be drawn from the folders is drawn, into --output_dir.
+"""
+
+import argparse
+import json
+import sys
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+# Okabe and Ito's colours, which the colour-blind can tell apart; styles, markers and hatches do it in grey.
+LOOKS = [
+    {"color": "#0072B2", "linestyle": "-", "marker": "o"},
+    {"color": "#D55E00", "linestyle": "--", "marker": "s"},
+    {"color": "#009E73", "linestyle": "-.", "marker": "^"},
+    {"color": "#CC79A7", "linestyle": ":", "marker": "D"},
+    {"color": "#E69F00", "linestyle": (0, (5, 1)), "marker": "v"},
+    {"color": "#56B4E9", "linestyle": (0, (1, 1)), "marker": "P"},
+]
+HATCHES = ["", "///", "...", "\\\\\\", "xxx", "++"]
+ALGO_NAMES = {"grpo": "GRPO", "drgrpo": "Dr. GRPO", "grpo_no_length": "GRPO without length term"}
+ALGO_NAMES |= {"grpo_no_std": "GRPO without std term"}
+STYLE = {"figure.constrained_layout.use": True, "axes.spines.top": False, "axes.spines.right": False}
+STYLE |= {
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "axes.axisbelow": True,
+    "font.size": 9,
+    "lines.markersize": 4.5,
+}
+STYLE |= {"hatch.linewidth": 0.7}
+Row = dict[str, Any]
+
+
+def read_run(folder: Path) -> tuple[str, list[Row]]:
+    """The algorithm of a run, and its lines of metrics with the mean accuracy over evaluation sets."""
+    algo = json.loads((folder / "config.json").read_text())["algo"]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        accuracies = [line[key] for key in line if key.startswith("eval/") and key.endswith("/accuracy")]
+        if accuracies:
+            line["accuracy"] = sum(accuracies) / len(accuracies)
+    return algo, lines
+
+
+def series(runs: list[list[Row]], key: str, window: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Steps that all runs have with that metric, and mean and standard deviation over runs there.
+
+    Each run is first smoothed by a mean over `window` values around each.
+    """
+    curves = []
+    for lines in runs:
+        points = [(line["step"], line[key]) for line in lines if line.get(key) is not None]
+        values = [value for _, value in points]
+        half = window // 2
+        smooth = [np.mean(values[max(0, i - half) : i + half + 1]) for i in range(len(values))]
+        curves.append({step: value for (step, _), value in zip(points, smooth, strict=True)})
+    steps = sorted(set.intersection(*(set(curve) for curve in curves)))
+    table = np.array([[curve[step] for step in steps] for curve in curves]).reshape(len(curves), len(steps))
+    return np.array(steps), table.mean(axis=0), table.std(axis=0)
+
+
+def label_of(algo: str, runs: int) -> str:
+    return ALGO_NAMES.get(algo, algo) + (f" ({runs} seeds)" if runs > 1 else "")
+
+
+def legend(figure: plt.Figure, axis: plt.Axes) -> None:
+    """One for all panels, below them; long handles show the line's style."""
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=6, handlelength=3.5, frameon=False)
+
+
+def draw_curves(runs: dict[str, list[list[Row]]], window: int) -> plt.Figure:
+    """Reward, length, length of wrong responses and accuracy against the step, as in Fig. 5."""
+    panels = {
+        "reward/mean": ("Training reward", window),
+        "response_tokens/mean": ("Response length (tokens)", window),
+        "response_tokens/incorrect": ("Incorrect responses (tokens)", window),
+        "accuracy": ("Evaluation accuracy", 1),
+    }
+    figure, axes = plt.subplots(1, 4, figsize=(13, 3.2))
+    for axis, (key, (title, width)) in zip(axes, panels.items(), strict=True):
+        for look, (algo, of_algo) in zip(cycle(LOOKS), runs.items(), strict=False):
+            steps, mean, deviation = series(of_algo, key, width)
+            every = max(1, len(steps) // 6)
+            axis.plot(steps, mean, **look, markevery=every, label=label_of(algo, len(of_algo)))
+            axis.fill_between(steps, mean - deviation, mean + deviation, color=look["color"], alpha=0.2, lw=0)
+        axis.set(title=title, xlabel="Step")
+    legend(figure, axes[0])
+    return figure
+
+
+def draw_pass_at_k(rows: list[Row]) -> plt.Figure | None:
+    """pass@k against temperature with intervals (Fig. 3, middle), a panel for each set and template."""
+    panels: dict[str, list[Row]] = {}
+    for row in rows:
+        panels.setdefault(f"{row['name']}, template {row['template']}", []).append(row)
+    panels = {name: some for name, some in panels.items() if len({row["temperature"] for row in some}) > 1}
+    if not panels:
+        return None
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(1 + 3.8 * len(panels), 3.6), squeeze=False, sharey=True
+    )
+    ks = sorted({int(key[5:]) for some in panels.values() for row in some for key in row["intervals"]})
+    for axis, (name, some) in zip(axes[0], panels.items(), strict=True):
+        for look, key in zip(cycle(LOOKS), [f"pass@{k}" for k in ks], strict=False):
+            found = sorted((row for row in some if key in row["intervals"]), key=lambda r: r["temperature"])
+            if found:
+                x = [row["temperature"] for row in found]
+                low, high = np.array([row["intervals"][key] for row in found]).T
+                axis.plot(x, [row[key] for row in found], **look, label=key)
+                axis.fill_between(x, low, high, color=look["color"], alpha=0.15, lw=0)
+        axis.set(title=name, xlabel="Temperature", ylim=(-0.03, 1.03))  # a curve at 0 stays visible
+    axes[0][0].set_ylabel("Probability that one of k is right")
+    legend(figure, axes[0][0])
+    return figure
+
+
+def draw_templates(rows: list[Row]) -> plt.Figure | None:
+    """Accuracy of each template at the lowest temperature sampled, with intervals, set by set (Table 1)."""
+    lowest = min(row["temperature"] for row in rows)
+    rows = [row for row in rows if row["temperature"] == lowest]
+    names, templates = ([*dict.fromkeys(row[key] for row in rows)] for key in ("name", "template"))
+    if len(templates) < 2:
+        return None
+    figure, axis = plt.subplots(figsize=(2.5 + 1.3 * len(names), 3.4))
+    width = 0.8 / len(templates)
+    for i, (template, look, hatch) in enumerate(zip(templates, cycle(LOOKS), cycle(HATCHES), strict=False)):
+        found = [row for row in rows if row["template"] == template]
+        x = np.array([names.index(row["name"]) for row in found]) + (i - (len(templates) - 1) / 2) * width
+        values = np.array([row["accuracy"] for row in found])
+        low, high = np.array([row["intervals"]["pass@1"] for row in found]).T
+        errors = np.maximum(0, [values - low, high - values])
+        color = dict(color=look["color"], edgecolor="white", hatch=hatch)
+        axis.bar(x, values, 0.92 * width, label=template, **color)
+        axis.errorbar(x, values, errors, fmt="none", capsize=2.5, ecolor="#333333")
+    axis.set(ylabel=f"Accuracy at temperature {lowest:g}", ylim=(0, 1))
+    axis.set_xticks(range(len(names)), names)
+    axis.grid(axis="x", visible=False)
+    legend(figure, axis)
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folders", nargs="+", type=Path, help="run folders of train.py and eval.py")
+    parser.add_argument("--output_dir", type=Path, default=Path("figures"))
+    parser.add_argument("--window", type=int, default=5, help="curves are means over that many steps")
+    args = parser.parse_args()
+    runs: dict[str, list[list[Row]]] = {}
+    reports: list[tuple[str, list[Row]]] = []
+    for folder in args.folders:
+        if (folder / "metrics.jsonl").exists():
+            algo, lines = read_run(folder)
+            runs.setdefault(algo, []).append(lines)
+        elif (folder / "report.json").exists():
+            report = json.loads((folder / "report.json").read_text())
+            reports.append((Path(report.get("model", "")).name, report["results"]))
+        else:
+            print(f"plot.py: {folder} has neither metrics.jsonl nor report.json", file=sys.stderr)
+            sys.exit(2)
+    several = len({model for model, _ in reports}) > 1
+    rows = [
+        row | {"name": f"{model}\n" * several + Path(row["set"]).name}
+        for model, results in reports
+        for row in results
+    ]
+    plt.rcParams.update(STYLE)
+    figures = {"curves": draw_curves(runs, args.window) if runs else None}
+    figures |= {"pass_at_k": draw_pass_at_k(rows), "templates": draw_templates(rows)} if rows else {}
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
+        for suffix in (".png", ".svg") if figure else ():
+            figure.savefig(args.output_dir / f"{name}{suffix}", dpi=160)
+            print(args.output_dir / f"{name}{suffix}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+import itertools
+
+import numpy as np
+import pytest
+
+import report
+from report import (
+    analyse,
+    average,
+    categories,
+    intervals,
+    markdown,
+    pass_at_k,
+    pass_rates,
+    resampled_means,
+    summarize,
+)
+
+
+@pytest.mark.parametrize("n,c,k", [(1, 0, 1), (1, 1, 1), (5, 2, 1), (5, 2, 3), (6, 1, 6), (6, 4, 3)])
+def test_pass_at_k_is_the_share_of_subsets_with_a_right_sample(n, c, k):
+    subsets = list(itertools.combinations([True] * c + [False] * (n - c), k))
+    assert pass_at_k(n, c, k) == pytest.approx(sum(map(any, subsets)) / len(subsets))
+
+
+@pytest.mark.parametrize("n,c,k", [(4, 5, 1), (4, -1, 1), (4, 2, 0), (4, 2, 5)])
+def test_pass_at_k_refuses_impossible_counts(n, c, k):
+    with pytest.raises(ValueError, match="need 0 <= c <= n"):
+        pass_at_k(n, c, k)
+
+
+def make_records(rows, **common):
+    """Records of (problem, correct, formatted, truncated, response_tokens)."""
+    keys = ("problem", "correct", "formatted", "truncated", "response_tokens")
+    return [dict(zip(keys, row, strict=True)) | {"response": "", "level": None} | common for row in rows]
+
+
+FOUR = [
+    (0, True, True, False, 10),
+    (0, False, True, False, 20),
+    (1, False, False, True, 30),
+    (1, False, False, True, 40),
+]
+
+
+def test_summary_by_hand():
+    # Rates of the two problems: 1/2 and 0. Mean 1/4, sample variance 1/8, standard error sqrt(1/8 / 2) = 1/4.
+    assert summarize(make_records(FOUR), n=2) == pytest.approx(
+        {
+            "accuracy": 0.25,
+            "accuracy_stderr": 0.25,
+            "pass@2": 0.5,
+            "formatted": 0.5,
+            "truncated": 0.5,
+            "response_tokens": 25.0,
+            "response_tokens/correct": 10.0,
+            "response_tokens/incorrect": 30.0,
+        }
+    )
+    assert summarize(make_records(FOUR[2:]), n=2)["response_tokens/correct"] is None
+
+
+@pytest.mark.parametrize("n,ks", [(1, [1]), (2, [1, 2]), (6, [1, 2, 4, 6]), (8, [1, 2, 4, 8])])
+def test_pass_rates_are_of_powers_of_two_and_n(n, ks):
+    rows = [
+        (i, i == 0 and j == 0, True, False, 1) for i in range(2) for j in range(n)
+    ]  # one right of n, none
+    rates = pass_rates(make_records(rows), n)
+    assert list(rates) == [f"pass@{k}" for k in ks]
+    for k, values in zip(ks, rates.values(), strict=True):
+        assert values == pytest.approx([k / n, 0])  # the right one is among k of n with probability k/n
+
+
+def test_resampling_is_over_questions_and_repeatable():
+    values = np.array([[0.0, 0.0], [1.0, 2.0], [1.0, 2.0], [1.0, 2.0]])
+    means = resampled_means(values, seed=1)
+    assert means.shape == (report.RESAMPLES, 2)
+    assert (means[:, 1] == 2 * means[:, 0]).all()  # both columns from the same questions
+    assert set(means[:, 0]) == {0, 0.25, 0.5, 0.75, 1}
+    # Of four draws from four questions, the number of zeros is Binomial(4, 1/4); 1000 draws, 5 sigma.
+    assert (means[:, 0] == 1).mean() == pytest.approx(0.75**4, abs=0.075)
+    assert (resampled_means(values, seed=1) == means).all()
+    assert (resampled_means(values, seed=2) != means).any()
+
+
+def test_interval_covers_the_truth_as_often_as_it_says():
+    """300 sets of 100 questions with a true accuracy of 0.4: the 95 % interval holds it 95 % of the time."""
+    rng, covered = np.random.default_rng(0), 0
+    for seed in range(300):
+        answers = (rng.random((100, 1)) < 0.4).astype(float)
+        ((low, high),) = intervals(["a"], resampled_means(answers, seed)).values()
+        covered += low <= 0.4 <= high
+    assert covered / 300 == pytest.approx(0.945, abs=0.045)
+
+
+def test_categories_by_level_and_their_lengths():
+    rows = [
+        (0, True, True, True, 10),  # right, and cut off afterwards: graded by its text
+        (0, True, True, False, 20),
+        (1, False, True, True, 30),
+        (1, False, False, True, 50),
+        (2, False, True, False, 7),
+        (2, False, False, False, 9),
+    ]
+    records = make_records(rows)
+    for record in records:
+        record["level"] = {0: "3", 1: "5", 2: None}[record["problem"]]
+    assert categories(records) == {
+        "categories_by_level": {
+            "3": {"correct": 2},
+            "5": {"truncated": 2},
+            "all": {"incorrect": 1, "unformatted": 1},
+        },
+        "response_tokens_by_category": {"correct": 15, "truncated": 40, "incorrect": 7, "unformatted": 9},
+    }
+
+
+def test_sets_are_averaged_with_equal_weight_per_template_and_temperature():
+    def group(name, template, *correct):
+        rows = [(i, right, True, False, 10 if right else 20) for i, right in enumerate(correct)]
+        return make_records(rows, set=name, template=template, temperature=0.0), 1
+
+    groups = [group("a", "r1", True), group("b", "r1", False, False, False), group("a", "none", True, False)]
+    rows = analyse(groups, seed=0)
+    names = [(row["set"], row["template"], row["questions"]) for row in rows]
+    assert names == [("a", "r1", 1), ("b", "r1", 3), ("a", "none", 2), ("average", "r1", 4)]
+    assert [row["accuracy"] for row in rows] == [1, 0, 0.5, 0.5]
+    # Every resample of "a" is 1 and of "b" is 0; a mean over sets leaves out those without right responses.
+    assert rows[3]["intervals"] == {"pass@1": [0.5, 0.5]}
+    assert rows[3]["response_tokens/correct"] == 10 and rows[3]["response_tokens/incorrect"] == 20
+    assert rows[2]["intervals"]["pass@1"] == [0, 1]
+
+
+def test_the_error_of_an_average_is_that_of_a_mean_of_independent_sets():
+    same = dict(questions=2, template="r1", temperature=0.0, n=1, intervals={})
+    rows = [{"set": name, "accuracy_stderr": error} | same for name, error in [("a", 0.3), ("b", 0.4)]]
+    assert average(rows) == {"set": "average", "accuracy_stderr": 0.25} | {
+        "questions": 4, "template": "r1", "temperature": 0.0, "n": 1,
+    }  # fmt: skip
+
+
+def test_the_table_is_markdown_with_a_column_for_each_k():
+    many = make_records(FOUR, set="a", template="r1", temperature=0.6), 2
+    greedy = make_records(FOUR[1:3], set="a", template="r1", temperature=0.0), 1
+    head, rule, first, second = markdown(analyse([many, greedy], seed=0)).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in (head, first, second)]
+    assert len({line.count("|") for line in (head, rule, first, second)}) == 1
+    table = [dict(zip(cells[0], row, strict=True)) for row in cells[1:]]
+    assert table[0]["accuracy [95 %]"] == "25.0 [0.0, 50.0]" and table[0]["pass@2"] == "50.0"
+    assert table[0]["tokens"] == "25" and table[0]["of right"] == "10" and table[0]["of wrong"] == "30"
+    assert table[1]["accuracy [95 %]"] == "0.0 [0.0, 0.0]"
+    assert table[1]["pass@2"] == "-" and table[1]["of right"] == "-" and table[1]["temperature"] == "0"
