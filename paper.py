@@ -272,62 +272,15 @@ def question_weight(right: int, group_size: int, *, scale_by_std: bool) -> float
     return math.sqrt(weight * (group_size - 1)) if scale_by_std and weight else weight
 
 
-BIAS_QUESTIONS, GROUP = 768, 8
-
-
-def measure_groups(world: Path) -> list[Row]:
-    """Sample the base on training questions as a run does -> of each group the number of right responses and
-    the norm of its gradient under each algorithm. The first step of any run has gradients like these."""
-    import torch
-    from transformers import AutoTokenizer
-
-    from data import load_problems
-    from learner import autocast, compute_dtype, load_policy
-    from loss import ALGOS, aggregate, clipped_loss, group_advantages
-    from rollout import Sampler, collate
-    from verify import VerifierPool
-
-    base, budget = str(ROOT / world / "base"), RECIPE["max_response_tokens"]
-    problems = load_problems(str(ROOT / world / "train.jsonl"), limit=BIAS_QUESTIONS)
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    sampler = Sampler(base, max_model_len=64 + budget, dtype=compute_dtype(), memory=1.0)
-    prompts = [tokenizer.encode(problem.question) for problem in problems]
-    rollouts = sampler.sample(prompts, GROUP, 1.0, budget, (), seed=0)
-    answers = [problem.answers for problem in problems for _ in range(GROUP)]
-    with VerifierPool(num_workers=2) as verifier:
-        verdicts = verifier.verify_all([rollout.text for rollout in rollouts], answers, "boxed")
-    correct = [
-        verdict.correct and not rollout.truncated for verdict, rollout in zip(verdicts, rollouts, strict=True)
-    ]
-    policy, groups = load_policy(base, torch.device("cpu"), "eager"), []
-    for start in range(0, len(rollouts), GROUP):
-        batch = collate(rollouts[start : start + GROUP])
-        rewards = torch.tensor(correct[start : start + GROUP], dtype=torch.float32)  # [G]
-        if rewards.min() == rewards.max():
-            continue  # no advantage, so no gradient under any of them
-        row = {"right": int(rewards.sum())}
-        for name, algo in ALGOS.items():
-            advantages = group_advantages(rewards, GROUP, scale_by_std=algo.scale_by_std)
-            with autocast(torch.device("cpu")):
-                logprobs, _ = policy(batch.input_ids, batch.labels, batch.response_mask)
-            token_loss, _ = clipped_loss(logprobs, logprobs.detach(), advantages, batch.response_mask)
-            divisors = dict(divide_by_length=algo.divide_by_length, max_response_tokens=budget)
-            aggregate(token_loss, batch.response_mask, **divisors, num_rollouts=GROUP).backward()
-            row[name] = torch.nn.utils.clip_grad_norm_(policy.parameters(), math.inf).item()
-            policy.zero_grad()
-        groups.append(row)
-    return groups
+GROUP = 8  # responses a question, as in all runs
 
 
 def bias() -> str:
     """The weight of a question by how many of its responses are right (Sec. 3.1)."""
-    world, file = make_world("loops"), ROOT / RUNS / "bias" / "groups.jsonl"
-    if not file.exists():
-        groups = measure_groups(world)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("".join(json.dumps(row) + "\n" for row in groups))
-    groups = [json.loads(line) for line in file.read_text().splitlines()]
-    return bias_table(groups)
+    world, file = make_world("loops"), RUNS / "bias" / "groups.jsonl"
+    if not (ROOT / file).exists():
+        call("bias.py", world / "base", world / "train.jsonl", RECIPE["max_response_tokens"], file)
+    return bias_table([json.loads(line) for line in (ROOT / file).read_text().splitlines()])
 
 
 def relative_norms(groups: list[Row], algo: str) -> dict[int, tuple[float, float, float]]:
