@@ -88,7 +88,7 @@ def evaluate(folder: Path, **settings: Any) -> list[Row]:
 
 
 # All runs: the tiny recipe with a larger budget and fewer steps. The tiny world's budget is 128 tokens.
-RECIPE = dict(recipe="tiny", num_steps=80, eval_every=20, save_every=20, eval_limit=250)
+RECIPE = dict(recipe="tiny", num_steps=60, eval_every=20, save_every=20, eval_limit=250)
 RECIPE |= dict(max_response_tokens=192, keep_checkpoints=1)
 HELD_OUT = dict(n=4, temperature=1, max_response_tokens=192)
 

@@ -24,11 +24,12 @@ from pretrain import answer_at_once, make_tiny_base, work, work_and_answer
 from templates import apply_template
 
 
-def random_chain(rng: random.Random, *, test: bool = False, lengths: tuple[int, int] = (2, 4)) -> Chain:
-    """A chain of one split; one half of its numbers have one digit, the other are 10 to 49."""
+def random_chain(rng: random.Random, *, test: bool = False, lengths: tuple[int, int] = (2, 5)) -> Chain:
+    """A chain of one split. Of six numbers five have one digit, as in data.py, and one is 10 to 29."""
     while True:
         numbers = [
-            rng.choice((rng.randrange(10), rng.randrange(10, 50))) for _ in range(rng.randint(*lengths))
+            rng.randrange(10) if rng.random() < 5 / 6 else rng.randrange(10, 30)
+            for _ in range(rng.randint(*lengths))
         ]
         chain = Chain(numbers[0], tuple((rng.choice("+-"), number) for number in numbers[1:]))
         if in_test_split(chain.question) == test:
@@ -44,11 +45,11 @@ def check_in_loops(chain: Chain, rng: random.Random) -> str:
     Loops have no bound and their number tells something about the answer, as in text of people: who is wrong
     goes on for longer. A check of a right result slips as often as any working.
     """
-    text, total = work(chain, rng, slip_rate=0.10)
+    text, total = work(chain, rng, slip_rate=0.06)
     response = f" {text}"
     while rng.random() < (0.3 if str(total) == chain.answer else 0.7):
         if str(total) == chain.answer or rng.random() < 0.4:
-            text, total = work(chain, rng, slip_rate=0.10)
+            text, total = work(chain, rng, slip_rate=0.06)
         response += f" Wait, let me check again. {text}"
     return response + f" \\boxed{{{total}}}"
 
@@ -100,9 +101,9 @@ TEXTS = 110_000
 
 # Questions: file -> (split is test, count, numbers in a chain). `narrow` and `easier` are for Fig. 6.
 QUESTIONS = {
-    "train": (False, 8000, (2, 4)),
-    "test": (True, 500, (2, 4)),
-    "narrow": (False, 64, (2, 4)),
+    "train": (False, 8000, (2, 5)),
+    "test": (True, 500, (2, 5)),
+    "narrow": (False, 64, (2, 5)),
     "easier": (False, 1000, (2, 2)),
 }
 
