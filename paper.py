@@ -23,6 +23,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from figures.plot import ALGO_NAMES, HATCHES, LOOKS, STYLE, draw_curves, legend, read_run
+from loss import ALGOS
 from worlds import QUESTIONS
 
 ROOT = Path(__file__).parent
@@ -296,34 +297,30 @@ def relative_norms(groups: list[Row], algo: str) -> dict[int, tuple[float, float
 
 
 def bias_table(groups: list[Row]) -> str:
-    figure, axes = plt.subplots(1, 2, figsize=(8, 3.4), sharey=True)
-    rights = range(1, GROUP)
-    measured = {
-        algo: relative_norms(groups, algo) for algo in ("grpo", "drgrpo", "grpo_no_length", "grpo_no_std")
-    }
-    pairs = {"Both terms, or none": ("grpo", "drgrpo"), "One term": ("grpo_no_length", "grpo_no_std")}
-    for axis, (title, algos) in zip(axes, pairs.items(), strict=True):
+    rights, scaled = range(1, GROUP), {algo: terms.scale_by_std for algo, terms in ALGOS.items()}
+    measured = {algo: relative_norms(groups, algo) for algo in ALGOS}
+    closed = {algo: [question_weight(r, GROUP, scale_by_std=scaled[algo]) for r in rights] for algo in ALGOS}
+    closed = {algo: np.array(weights) / weights[GROUP // 2 - 1] for algo, weights in closed.items()}
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3.8), sharey=True)
+    panels = {"Both terms, or none": ("grpo", "drgrpo"), "One term": ("grpo_no_length", "grpo_no_std")}
+    for axis, (title, algos) in zip(axes, panels.items(), strict=True):
         for algo, look in zip(algos, LOOKS, strict=False):
-            x = list(measured[algo])
             mean, low, high = np.array(list(measured[algo].values())).T
-            style = {**look, "linestyle": "none"}
-            axis.errorbar(x, mean, [mean - low, high - mean], capsize=2.5, label=ALGO_NAMES[algo], **style)
-        for scaled, look in zip((True, False), LOOKS, strict=False):
-            closed = [question_weight(right, GROUP, scale_by_std=scaled) for right in rights]
-            name = "closed form " + ("with" if scaled else "without") + " std"
-            line = dict(color=look["color"], linestyle=look["linestyle"], lw=1)
-            axis.plot(rights, np.array(closed) / closed[GROUP // 2 - 1], **line, label=name)
+            points, line = {**look, "linestyle": "none"}, {**look, "marker": None, "lw": 1}
+            errors = [mean - low, high - mean]
+            axis.errorbar(list(measured[algo]), mean, errors, capsize=2.5, label=ALGO_NAMES[algo], **points)
+            name = "weight r(G-r)/G" + " over std" * scaled[algo]
+            axis.plot(rights, closed[algo], **line, label=name)
         axis.set(title=title, xlabel=f"Right responses of {GROUP}", ylim=(0, None))
+        axis.legend(loc="lower center", frameon=False)
     axes[0].set_ylabel("Gradient's norm, over that at one half")
-    legend(figure, axes[0])
     save(figure, "bias")
     rows = []
     for right in rights:
         count = sum(row["right"] == right for row in groups)
         cells = [f"{right} of {GROUP}", str(count)]
-        for algo, scaled in (("grpo", True), ("drgrpo", False)):
-            half = question_weight(GROUP // 2, GROUP, scale_by_std=scaled)
-            cells.append(f"{question_weight(right, GROUP, scale_by_std=scaled) / half:.2f}")
+        for algo in ("grpo", "drgrpo"):
+            cells.append(f"{closed[algo][right - 1]:.2f}")
             mean, low, high = measured[algo].get(right, (math.nan,) * 3)
             cells.append(f"{mean:.2f} [{low:.2f}, {high:.2f}]")
         rows.append(cells)
