@@ -28,7 +28,6 @@ from worlds import QUESTIONS
 
 ROOT = Path(__file__).parent
 RUNS = Path("runs/paper")
-SEEDS = range(5)
 LAST = 10  # a run's final training numbers are means over that many last steps
 # Quantiles of Student's t, two-sided 95 %, by the number of values.
 T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
@@ -198,11 +197,11 @@ MEASURES = {  # key of read_numbers -> name, digits
 }
 
 
-def run_algos(algos: Sequence[str]) -> dict[str, list[Path]]:
+def run_algos(algos: Sequence[str], seeds: range) -> dict[str, list[Path]]:
     """Runs of each algorithm in the world `loops`; Fig. 5 and 8 share them. Seed by seed, so that a part of
     the seeds is a whole experiment."""
     folders: dict[str, list[Path]] = {algo: [] for algo in algos}
-    for seed in SEEDS:
+    for seed in seeds:
         for algo in algos:
             folders[algo].append(train_and_evaluate("algos", algo, "loops", seed, algo=algo))
     return folders
@@ -220,9 +219,9 @@ def draw_algos(folders: dict[str, list[Path]], name: str) -> None:
     )
 
 
-def fig5() -> str:
+def fig5(seeds: range) -> str:
     """Dr. GRPO against GRPO (Fig. 5 and 9)."""
-    folders = run_algos(["grpo", "drgrpo"])
+    folders = run_algos(["grpo", "drgrpo"], seeds)
     draw_algos(folders, "fig5")
     numbers = numbers_of(folders)
     rows = []
@@ -230,7 +229,7 @@ def fig5() -> str:
         grpo, drgrpo = numbers["grpo"][key], numbers["drgrpo"][key]
         rows.append([name, *(plus_minus(t_interval(values), digits) for values in (grpo, drgrpo))])
         rows[-1].append(plus_minus(paired(grpo, drgrpo), digits, "+"))
-    return markdown(["", "GRPO", "Dr. GRPO", "GRPO - Dr. GRPO, paired"], rows)
+    return markdown([f"{len(seeds)} seeds", "GRPO", "Dr. GRPO", "GRPO - Dr. GRPO, paired"], rows)
 
 
 def term_effects(numbers: dict[str, dict[str, list[float]]], key: str) -> dict[str, tuple[float, float]]:
@@ -244,9 +243,9 @@ def term_effects(numbers: dict[str, dict[str, list[float]]], key: str) -> dict[s
     }
 
 
-def fig8() -> str:
+def fig8(seeds: range) -> str:
     """The two terms, one by one (Fig. 8)."""
-    folders = run_algos(["grpo", "drgrpo", "grpo_no_length", "grpo_no_std"])
+    folders = run_algos(["grpo", "drgrpo", "grpo_no_length", "grpo_no_std"], seeds)
     draw_algos(folders, "fig8")
     numbers = numbers_of(folders)
     rows = []
@@ -255,7 +254,12 @@ def fig8() -> str:
         effects = term_effects(numbers, key)
         cells += [plus_minus(effects[term], digits, "+") for term in ("length", "std")]
         rows.append([name, *cells])
-    head = ["", *(ALGO_NAMES[algo] for algo in folders), "effect of the length term", "of the std term"]
+    head = [
+        f"{len(seeds)} seeds",
+        *(ALGO_NAMES[algo] for algo in folders),
+        "effect of the length term",
+        "of the std term",
+    ]
     return markdown(head, rows)
 
 
@@ -276,7 +280,7 @@ def question_weight(right: int, group_size: int, *, scale_by_std: bool) -> float
 GROUP = 8  # responses a question, as in all runs
 
 
-def bias() -> str:
+def bias(_: range) -> str:
     """The weight of a question by how many of its responses are right (Sec. 3.1)."""
     world, file = make_world("loops"), RUNS / "bias" / "groups.jsonl"
     if not (ROOT / file).exists():
@@ -302,13 +306,17 @@ def bias_table(groups: list[Row]) -> str:
     closed = {algo: [question_weight(r, GROUP, scale_by_std=scaled[algo]) for r in rights] for algo in ALGOS}
     closed = {algo: np.array(weights) / weights[GROUP // 2 - 1] for algo, weights in closed.items()}
     figure, axes = plt.subplots(1, 2, figsize=(8, 3.8), sharey=True)
-    panels = {"Both terms, or none": ("grpo", "drgrpo"), "One term": ("grpo_no_length", "grpo_no_std")}
+    panels = {
+        "Divided by the token budget": ("grpo_no_length", "drgrpo"),
+        "Divided by each length": ("grpo", "grpo_no_std"),
+    }
     for axis, (title, algos) in zip(axes, panels.items(), strict=True):
-        for algo, look in zip(algos, LOOKS, strict=False):
+        for algo, look, aside in zip(algos, LOOKS, (-0.07, 0.07), strict=False):
             mean, low, high = np.array(list(measured[algo].values())).T
             points, line = {**look, "linestyle": "none"}, {**look, "marker": None, "lw": 1}
             errors = [mean - low, high - mean]
-            axis.errorbar(list(measured[algo]), mean, errors, capsize=2.5, label=ALGO_NAMES[algo], **points)
+            x = np.array(list(measured[algo])) + aside
+            axis.errorbar(x, mean, errors, capsize=2.5, label=ALGO_NAMES[algo], **points)
             name = "weight r(G-r)/G" + " over std" * scaled[algo]
             axis.plot(rights, closed[algo], **line, label=name)
         axis.set(title=title, xlabel=f"Right responses of {GROUP}", ylim=(0, None))
@@ -317,14 +325,13 @@ def bias_table(groups: list[Row]) -> str:
     save(figure, "bias")
     rows = []
     for right in rights:
-        count = sum(row["right"] == right for row in groups)
-        cells = [f"{right} of {GROUP}", str(count)]
-        for algo in ("grpo", "drgrpo"):
-            cells.append(f"{closed[algo][right - 1]:.2f}")
+        cells = [f"{right} of {GROUP}", str(sum(row["right"] == right for row in groups))]
+        cells += [f"{closed[algo][right - 1]:.2f}" for algo in ("grpo", "drgrpo")]
+        for algo in ALGOS:
             mean, low, high = measured[algo].get(right, (math.nan,) * 3)
             cells.append(f"{mean:.2f} [{low:.2f}, {high:.2f}]")
         rows.append(cells)
-    head = ["right", "groups", "GRPO, closed form", "measured", "Dr. GRPO, closed form", "measured"]
+    head = ["right", "groups", "weight with std", "without", *(f"norm, {ALGO_NAMES[algo]}" for algo in ALGOS)]
     return markdown(head, rows)
 
 
@@ -342,11 +349,11 @@ def before_and_after(folders: list[Path]) -> tuple[list[float], list[float]]:
     return [run[0] for run in accuracies], [run[-1] for run in accuracies]
 
 
-def fig6() -> str:
+def fig6(seeds: range) -> str:
     """Templates on a base that was pretrained on plain question-answer text, by question set (Fig. 6)."""
     home = make_world("qa")
     folders: dict[tuple[str, str], list[Path]] = {}
-    for seed in SEEDS:
+    for seed in seeds:
         for name in QUESTION_SETS:
             for template in TEMPLATES:
                 settings = dict(template=template, data=home / f"{name}.jsonl", **LONG_PROMPT)
@@ -371,7 +378,7 @@ def fig6() -> str:
         cells = [f"{before_and_after(folders[template, 'train'])[0][0]:.3f}"]
         after = [before_and_after(folders[template, name])[1] for name in QUESTION_SETS]
         rows.append([template, *cells, *(plus_minus(t_interval(values), 3) for values in after)])
-    return markdown(["template", "base", "broad set", "narrow set", "easier set"], rows)
+    return markdown([f"template, {len(seeds)} seeds", "base", "broad set", "narrow set", "easier set"], rows)
 
 
 # ---- Fig. 7: what the base was pretrained on ----
@@ -379,10 +386,10 @@ def fig6() -> str:
 BASES = ("general", "domain", "concatenated")
 
 
-def fig7() -> str:
+def fig7(seeds: range) -> str:
     """The ceiling of RL by what the base has read (Fig. 7)."""
     folders: dict[str, list[Path]] = {}
-    for seed in SEEDS:
+    for seed in seeds:
         for name in BASES:
             folders.setdefault(name, []).append(train_and_evaluate("fig7", name, name, seed))
     figure, axis = plt.subplots(figsize=(5, 3.2))
@@ -403,7 +410,9 @@ def fig7() -> str:
         difference = paired(after, before_and_after(folders["general"])[1])
         cells = [f"{before[0]:.3f}", plus_minus(t_interval(after), 3), plus_minus(difference, 3, "+")]
         rows.append([name, *cells])
-    return markdown(["base", "before", "after RL", "after, over `general`, paired"], rows)
+    return markdown(
+        [f"base, {len(seeds)} seeds", "before", "after RL", "after, over `general`, paired"], rows
+    )
 
 
 # ---- Table 1, Fig. 3 and 15: templates, answering, pass@8 against temperature, self-reflection ----
@@ -424,7 +433,7 @@ def rate(records: list[Row], test: Callable[[Row], bool]) -> str:
     return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def table1() -> str:
+def table1(_: range) -> str:
     """Base models as they are: answering by template, pass@8 by temperature, rechecks and accuracy."""
     home, loops = make_world("qa"), make_world("loops")
     common = dict(n=8, limit=250, max_response_tokens=192)
@@ -463,13 +472,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     known = "; ".join(f"{name}: {run.__doc__.splitlines()[0]}" for name, run in EXPERIMENTS.items())
     parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help=known)
-    names = parser.parse_args().experiments
-    unknown = set(names) - EXPERIMENTS.keys()
+    parser.add_argument("--seeds", type=int, default=5, help="2 to 10; fewer give a first look")
+    args = parser.parse_args()
+    unknown = set(args.experiments) - EXPERIMENTS.keys()
     if unknown:
         parser.error(f"no experiment {', '.join(sorted(unknown))}: choose from {', '.join(EXPERIMENTS)}")
+    if args.seeds not in T95:
+        parser.error(f"seeds is {args.seeds}: an interval needs 2 to {max(T95)}")
     plt.rcParams.update(STYLE)
-    for name in names or EXPERIMENTS:
-        table = EXPERIMENTS[name]()
+    for name in args.experiments or EXPERIMENTS:
+        table = EXPERIMENTS[name](range(args.seeds))
         print(f"\n{name}\n{table}\n", flush=True)
         write_between_markers(ROOT / "README.md", name, table)
 

@@ -113,12 +113,12 @@ def test_reports_are_made_once_and_unfinished_ones_anew(root, calls):
 
 def test_fig8_adds_only_the_runs_that_fig5_has_not_made(root, calls, monkeypatch):
     monkeypatch.setattr(paper, "draw_algos", lambda *_: None)
-    paper.fig5()
+    paper.fig5(range(5))
     trained = [call for call in calls if call[0] == "train.py"]
     assert len(trained) == 10 and calls[0] == ["worlds.py", "loops", "runs/paper/worlds/loops"]
     assert [call[call.index("--seed") + 1] for call in trained] == [s for s in "01234" for _ in range(2)]
     calls.clear()
-    table = paper.fig8()
+    table = paper.fig8(range(5))
     algos = {call[call.index("--algo") + 1] for call in calls if call[0] == "train.py"}
     assert algos == {"grpo_no_length", "grpo_no_std"} and len(calls) == 2 * 10
     assert "| held-out accuracy | 0.800 ± 0.000 |" in table
@@ -231,11 +231,18 @@ def test_tables():
     assert paper.markdown(["", "x"], [["a", "1"]]) == "|  | x |\n| --- | ---: |\n| a | 1 |"
 
 
-def test_unknown_experiments_are_refused(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["paper.py", "fig5", "fig99"])
+@pytest.mark.parametrize(
+    "args,message",
+    [
+        (["fig5", "fig99"], "no experiment fig99: choose from fig5"),
+        (["--seeds", "1"], "seeds is 1: an interval needs 2 to 10"),
+    ],
+)
+def test_what_cannot_be_run_is_refused(calls, monkeypatch, capsys, args, message):
+    monkeypatch.setattr(sys, "argv", ["paper.py", *args])
     with pytest.raises(SystemExit) as stopped:
         paper.main()
-    assert stopped.value.code == 2 and "no experiment fig99: choose from fig5" in capsys.readouterr().err
+    assert stopped.value.code == 2 and message in capsys.readouterr().err and not calls
 
 
 # ---- Worlds ----
