@@ -214,9 +214,8 @@ def numbers_of(folders: dict[str, list[Path]]) -> dict[str, dict[str, list[float
 
 
 def draw_algos(folders: dict[str, list[Path]], name: str) -> None:
-    save(
-        draw_curves({algo: [read_run(ROOT / f)[1] for f in some] for algo, some in folders.items()}, 5), name
-    )
+    lines = {algo: [read_run(ROOT / folder)[1] for folder in some] for algo, some in folders.items()}
+    save(draw_curves(lines, window=5), name)
 
 
 def fig5(seeds: range) -> str:
