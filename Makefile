@@ -1,5 +1,6 @@
 # `make train` and `make test` set up .venv on the first call and run; later calls start at once.
 #   make train ARGS="--algo grpo --num_steps 5"    any flag of train.py
+#   make paper                                     the paper's experiments in miniature (ARGS="fig5": one)
 #   make smoke                                     on a new GPU: sleep, wake, hand-over, two steps
 #   make soak                                      kills runs at random moments, and resumes them
 #   make train GPU=0                               the CPU build, also where there is a GPU
@@ -13,13 +14,16 @@ REQUIREMENTS := $(if $(filter 1,$(GPU)),requirements.txt,requirements-cpu.txt)
 INSTALLED    := .venv/installed-$(KIND)
 PIP          := .venv/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: train test smoke soak lint clean
+.PHONY: train test paper smoke soak lint clean
 
 train: $(INSTALLED)
 	.venv/bin/$(if $(filter gpu,$(KIND)),accelerate launch,python) train.py $(ARGS)
 
 test: $(INSTALLED) lint
 	.venv/bin/python -m pytest $(ARGS)
+
+paper: $(INSTALLED)
+	.venv/bin/python paper.py $(ARGS)
 
 smoke: $(INSTALLED)
 	.venv/bin/python benchmarks/smoke.py $(ARGS)

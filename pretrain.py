@@ -236,9 +236,18 @@ def train_next_token(
     return sum(losses[-50:]) / len(losses[-50:])
 
 
-def make_tiny_base(output_dir: str, accelerator: Accelerator, seed: int = 0, lr: float = 3e-3) -> None:
-    """Write the tiny base model and its tokenizer to `output_dir`; some minutes on two CPU cores."""
-    pairs = arithmetic_corpus(num_texts=150_000, seed=seed)
+def make_tiny_base(
+    output_dir: str,
+    accelerator: Accelerator,
+    seed: int = 0,
+    lr: float = 3e-3,
+    pairs: list[tuple[str, str]] | None = None,
+) -> None:
+    """Write the tiny base model and its tokenizer to `output_dir`; some minutes on two CPU cores.
+
+    Its corpus is the mixture above, or other (question, response) pairs.
+    """
+    pairs = pairs or arithmetic_corpus(num_texts=150_000, seed=seed)
     tokenizer = tiny_tokenizer(question + response for question, response in pairs[:5000])
     torch.manual_seed(seed)
     policy = prepare_policy(tiny_model(tokenizer).to(accelerator.device))

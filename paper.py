@@ -1,0 +1,489 @@
+"""The paper in miniature: its experiments in worlds that two CPU cores can train in, with intervals.
+
+    python paper.py                 all experiments, one after the other
+    python paper.py fig5 bias       some of them; -h lists them
+
+An experiment is a list of runs of train.py, each with a seed, then its analysis: a figure in figures/ and a
+table between the experiment's two markers in README.md. Whatever is finished is not done again, and what was
+cut off goes on from its checkpoint: stop it as you like. README, "The paper in miniature", has the design:
+worlds, statistics, and what would count as an effect, written before the runs.
+"""
+
+import argparse
+import json
+import math
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from figures.plot import ALGO_NAMES, HATCHES, LOOKS, STYLE, draw_curves, legend, read_run
+from loss import ALGOS
+from worlds import QUESTIONS
+
+ROOT = Path(__file__).parent
+RUNS = Path("runs/paper")
+LAST = 10  # a run's final training numbers are means over that many last steps
+# Quantiles of Student's t, two-sided 95 %, by the number of values.
+T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
+
+Row = dict[str, Any]
+
+
+# ---- Running ----
+
+
+def call(script: str, *args: Any) -> None:
+    """One of the scripts as a process of its own, so that each run starts and may end alone."""
+    command = [sys.executable, script, *map(str, args)]
+    print("$ python", *command[1:], flush=True)
+    subprocess.run(command, cwd=ROOT, check=True)
+
+
+def flags(settings: dict[str, Any]) -> list[Any]:
+    """{"algo": "grpo", "n": 4} -> ["--algo", "grpo", "--n", 4]."""
+    return [part for name, value in settings.items() for part in (f"--{name}", value)]
+
+
+def make_world(name: str) -> Path:
+    """The folder of a world with its base and questions (worlds.py), made where it is not there yet."""
+    folder = RUNS / "worlds" / name
+    if not (ROOT / folder / "base").exists():
+        call("worlds.py", name, folder)
+    return folder
+
+
+def finished(folder: Path) -> bool:
+    """Whether a run has taken its last step and saved its model: one that was stopped may have one too."""
+    if not (folder / "model").exists():
+        return False
+    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    return last["step"] == json.loads((folder / "config.json").read_text())["num_steps"]
+
+
+def train(folder: Path, **settings: Any) -> None:
+    """A run of train.py: nothing if it is finished, the rest of it if it was cut off."""
+    if finished(ROOT / folder):
+        return
+    started = (ROOT / folder / "config.json").exists()
+    if not started:
+        shutil.rmtree(ROOT / folder, ignore_errors=True)  # cut off before it had settings: nothing is in it
+    call("train.py", "--output_dir", folder, *flags(settings), *["--resume"] * started)
+    if not finished(ROOT / folder):
+        sys.exit(f"paper.py: {folder} was stopped; the same command goes on")
+
+
+def evaluate(folder: Path, **settings: Any) -> list[Row]:
+    """The rows of a report of eval.py, made where it is not there yet."""
+    report = ROOT / folder / "report.json"
+    if not report.exists() or not json.loads(report.read_text())["results"]:
+        shutil.rmtree(ROOT / folder, ignore_errors=True)
+        call("eval.py", "--output_dir", folder, *flags(settings))
+    return json.loads(report.read_text())["results"]
+
+
+# All runs: the tiny recipe with a larger budget and fewer steps. The tiny world's budget is 128 tokens.
+RECIPE = dict(recipe="tiny", num_steps=60, eval_every=20, save_every=20, eval_limit=250)
+RECIPE |= dict(max_response_tokens=192, keep_checkpoints=1)
+HELD_OUT = dict(n=4, temperature=1, max_response_tokens=192)
+
+
+def train_and_evaluate(experiment: str, name: str, world: str, seed: int, **settings: Any) -> Path:
+    """A run in a world, then samples of its model on the held-out questions -> the run's folder."""
+    home, folder = make_world(world), RUNS / experiment / f"{name}-seed{seed}"
+    settings = {"data": home / "train.jsonl", "template": "none"} | settings
+    where = dict(model=home / "base", eval_data=home / "test.jsonl")
+    train(folder, **RECIPE | where | settings | {"seed": seed})
+    evaluate(
+        folder / "held_out",
+        **{"model": folder / "model", "data": home / "test.jsonl", "template": settings["template"]},
+        **HELD_OUT,
+    )
+    return folder
+
+
+# ---- Statistics ----
+
+
+def read_numbers(folder: Path) -> dict[str, float]:
+    """What a run ended with. Training: means over the last steps. Held out: sampled at temperature 1.
+
+    Lengths are in tokens; `growth` is the length of wrong training responses over that of the first steps.
+    """
+    _, lines = read_run(folder)
+    lines = [line for line in lines if line["step"] > 0]
+
+    def mean(key: str, some: list[Row]) -> float:
+        values = [line[key] for line in some if line[key] is not None]
+        return sum(values) / len(values) if values else math.nan
+
+    (held_out,) = json.loads((folder / "held_out" / "report.json").read_text())["results"]
+    wrong = "response_tokens/incorrect"
+    return {
+        "reward": mean("reward/mean", lines[-LAST:]),
+        "length": mean("response_tokens/mean", lines[-LAST:]),
+        "wrong": mean(wrong, lines[-LAST:]),
+        "growth": mean(wrong, lines[-LAST:]) / mean(wrong, lines[:LAST]),
+        "truncated": mean("truncated", lines[-LAST:]),
+        "held_out/accuracy": held_out["accuracy"],
+        "held_out/length": held_out["response_tokens"],
+        "held_out/wrong": held_out[wrong] if held_out[wrong] is not None else math.nan,
+    }
+
+
+def t_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean of one value a seed, and the half width of its 95 % interval by Student's t."""
+    values = np.asarray(values, dtype=float)
+    return values.mean(), T95[len(values)] * values.std(ddof=1) / math.sqrt(len(values))
+
+
+def paired(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
+    """t_interval of the differences first - second, seed by seed."""
+    return t_interval(np.subtract(first, second))
+
+
+def bootstrap(values: Sequence[float], draws: int = 2000) -> tuple[float, float, float]:
+    """Mean of many values, and the ends of its 95 % interval from means of values drawn with replacement."""
+    values, rng = np.asarray(values, dtype=float), np.random.default_rng(0)
+    means = values[rng.integers(len(values), size=(draws, len(values)))].mean(axis=1)
+    return values.mean(), *np.percentile(means, [2.5, 97.5])
+
+
+# ---- Tables and figures ----
+
+
+def plus_minus(interval: tuple[float, float], digits: int, sign: str = "") -> str:
+    """(3.14159, 0.5), 2 -> "3.14 ± 0.50"."""
+    return f"{interval[0]:{sign}.{digits}f} ± {interval[1]:.{digits}f}"
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def write_between_markers(file: Path, name: str, text: str) -> None:
+    """Put `text` between <!-- paper:name --> and <!-- /paper:name -->. ValueError unless both are there."""
+    start, end = f"<!-- paper:{name} -->", f"<!-- /paper:{name} -->"
+    whole = file.read_text()
+    before, found, rest = whole.partition(start)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise ValueError(f"{file} has no {start} ... {end}: the table of {name} goes between them")
+    file.write_text(f"{before}{start}\n{text}\n{end}{after}")
+
+
+def save(figure: plt.Figure, name: str) -> None:
+    for suffix in ("png", "svg"):
+        figure.savefig(ROOT / "figures" / f"{name}.{suffix}", dpi=160)
+    plt.close(figure)
+
+
+# ---- Fig. 5 and 8: GRPO, Dr. GRPO, and each of the two terms alone ----
+
+MEASURES = {  # key of read_numbers -> name, digits
+    "reward": ("training reward", 3),
+    "length": ("length", 1),
+    "wrong": ("of wrong responses", 1),
+    "growth": ("and over its start", 2),
+    "held_out/accuracy": ("held-out accuracy", 3),
+    "held_out/length": ("held-out length", 1),
+    "held_out/wrong": ("of wrong responses, held out", 1),
+}
+
+
+def run_algos(algos: Sequence[str], seeds: range) -> dict[str, list[Path]]:
+    """Runs of each algorithm in the world `loops`; Fig. 5 and 8 share them. Seed by seed, so that a part of
+    the seeds is a whole experiment."""
+    folders: dict[str, list[Path]] = {algo: [] for algo in algos}
+    for seed in seeds:
+        for algo in algos:
+            folders[algo].append(train_and_evaluate("algos", algo, "loops", seed, algo=algo))
+    return folders
+
+
+def numbers_of(folders: dict[str, list[Path]]) -> dict[str, dict[str, list[float]]]:
+    """algorithm -> measure -> one value a seed."""
+    read = {algo: [read_numbers(ROOT / folder) for folder in some] for algo, some in folders.items()}
+    return {algo: {key: [run[key] for run in some] for key in MEASURES} for algo, some in read.items()}
+
+
+def draw_algos(folders: dict[str, list[Path]], name: str) -> None:
+    lines = {algo: [read_run(ROOT / folder)[1] for folder in some] for algo, some in folders.items()}
+    save(draw_curves(lines, window=5), name)
+
+
+def fig5(seeds: range) -> str:
+    """Dr. GRPO against GRPO (Fig. 5 and 9)."""
+    folders = run_algos(["grpo", "drgrpo"], seeds)
+    draw_algos(folders, "fig5")
+    numbers = numbers_of(folders)
+    rows = []
+    for key, (name, digits) in MEASURES.items():
+        grpo, drgrpo = numbers["grpo"][key], numbers["drgrpo"][key]
+        rows.append([name, *(plus_minus(t_interval(values), digits) for values in (grpo, drgrpo))])
+        rows[-1].append(plus_minus(paired(grpo, drgrpo), digits, "+"))
+    return markdown([f"{len(seeds)} seeds", "GRPO", "Dr. GRPO", "GRPO - Dr. GRPO, paired"], rows)
+
+
+def term_effects(numbers: dict[str, dict[str, list[float]]], key: str) -> dict[str, tuple[float, float]]:
+    """What each of GRPO's two terms adds, as a mean over the other term's absence and presence."""
+    both, no_length, no_std, neither = (
+        np.array(numbers[algo][key]) for algo in ("grpo", "grpo_no_length", "grpo_no_std", "drgrpo")
+    )
+    return {
+        "length": t_interval((both - no_length + no_std - neither) / 2),
+        "std": t_interval((both - no_std + no_length - neither) / 2),
+    }
+
+
+def fig8(seeds: range) -> str:
+    """The two terms, one by one (Fig. 8)."""
+    folders = run_algos(["grpo", "drgrpo", "grpo_no_length", "grpo_no_std"], seeds)
+    draw_algos(folders, "fig8")
+    numbers = numbers_of(folders)
+    rows = []
+    for key, (name, digits) in MEASURES.items():
+        cells = [plus_minus(t_interval(numbers[algo][key]), digits) for algo in folders]
+        effects = term_effects(numbers, key)
+        cells += [plus_minus(effects[term], digits, "+") for term in ("length", "std")]
+        rows.append([name, *cells])
+    head = [
+        f"{len(seeds)} seeds",
+        *(ALGO_NAMES[algo] for algo in folders),
+        "effect of the length term",
+        "of the std term",
+    ]
+    return markdown(head, rows)
+
+
+# ---- The difficulty bias: what each question weighs, from gradients ----
+
+
+def question_weight(right: int, group_size: int, *, scale_by_std: bool) -> float:
+    """What the advantages of a group multiply its gradient by, if `right` of its responses are right.
+
+    The advantages of right responses are all equal, and so are those of wrong ones; all of them sum to 0. So
+    sum_i A_i g_i = weight * (mean g of the right - mean g of the wrong), and the weight is r (G - r) / G, for
+    GRPO divided by the unbiased std of r ones and G - r zeros, sqrt(r (G - r) / (G (G - 1))).
+    """
+    weight = right * (group_size - right) / group_size
+    return math.sqrt(weight * (group_size - 1)) if scale_by_std and weight else weight
+
+
+GROUP = 8  # responses a question, as in all runs
+
+
+def bias(_: range) -> str:
+    """The weight of a question by how many of its responses are right (Sec. 3.1)."""
+    world, file = make_world("loops"), RUNS / "bias" / "groups.jsonl"
+    if not (ROOT / file).exists():
+        call("bias.py", world / "base", world / "train.jsonl", RECIPE["max_response_tokens"], file)
+    return bias_table([json.loads(line) for line in (ROOT / file).read_text().splitlines()])
+
+
+def relative_norms(groups: list[Row], algo: str) -> dict[int, tuple[float, float, float]]:
+    """Right responses -> mean norm of such groups over that of half-right ones, with bootstrap ends.
+
+    The divisor is taken as known: its own error moves all points of a curve alike.
+    """
+    half = np.mean([row[algo] for row in groups if row["right"] == GROUP // 2])
+    by_right = {
+        right: [row[algo] / half for row in groups if row["right"] == right] for right in range(1, GROUP)
+    }
+    return {right: bootstrap(values) for right, values in by_right.items() if values}
+
+
+def bias_table(groups: list[Row]) -> str:
+    rights, scaled = range(1, GROUP), {algo: terms.scale_by_std for algo, terms in ALGOS.items()}
+    measured = {algo: relative_norms(groups, algo) for algo in ALGOS}
+    closed = {algo: [question_weight(r, GROUP, scale_by_std=scaled[algo]) for r in rights] for algo in ALGOS}
+    closed = {algo: np.array(weights) / weights[GROUP // 2 - 1] for algo, weights in closed.items()}
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3.8), sharey=True)
+    panels = {
+        "Divided by the token budget": ("grpo_no_length", "drgrpo"),
+        "Divided by each length": ("grpo", "grpo_no_std"),
+    }
+    for axis, (title, algos) in zip(axes, panels.items(), strict=True):
+        for algo, look, aside in zip(algos, LOOKS, (-0.07, 0.07), strict=False):
+            mean, low, high = np.array(list(measured[algo].values())).T
+            points, line = {**look, "linestyle": "none"}, {**look, "marker": None, "lw": 1}
+            errors = [mean - low, high - mean]
+            x = np.array(list(measured[algo])) + aside
+            axis.errorbar(x, mean, errors, capsize=2.5, label=ALGO_NAMES[algo], **points)
+            name = "weight r(G-r)/G" + " over std" * scaled[algo]
+            axis.plot(rights, closed[algo], **line, label=name)
+        axis.set(title=title, xlabel=f"Right responses of {GROUP}", ylim=(0, None))
+        axis.legend(loc="lower center", frameon=False)
+    axes[0].set_ylabel("Gradient's norm, over that at one half")
+    save(figure, "bias")
+    rows = []
+    for right in rights:
+        cells = [f"{right} of {GROUP}", str(sum(row["right"] == right for row in groups))]
+        cells += [f"{closed[algo][right - 1]:.2f}" for algo in ("grpo", "drgrpo")]
+        for algo in ALGOS:
+            mean, low, high = measured[algo].get(right, (math.nan,) * 3)
+            cells.append(f"{mean:.2f} [{low:.2f}, {high:.2f}]")
+        rows.append(cells)
+    head = ["right", "groups", "weight with std", "without", *(f"norm, {ALGO_NAMES[algo]}" for algo in ALGOS)]
+    return markdown(head, rows)
+
+
+# ---- Fig. 6: template and question set ----
+
+TEMPLATES = ("none", "qwen_math", "r1")
+QUESTION_SETS = ("train", "narrow", "easier")
+# R1's prompt has some 200 tokens in the tiny vocabulary.
+LONG_PROMPT = dict(max_prompt_tokens=320)
+
+
+def before_and_after(folders: list[Path]) -> tuple[list[float], list[float]]:
+    """Greedy held-out accuracy of the base and of the trained model, a value a seed."""
+    accuracies = [[line["accuracy"] for line in read_run(ROOT / f)[1] if "accuracy" in line] for f in folders]
+    return [run[0] for run in accuracies], [run[-1] for run in accuracies]
+
+
+def fig6(seeds: range) -> str:
+    """Templates on a base that was pretrained on plain question-answer text, by question set (Fig. 6)."""
+    home = make_world("qa")
+    folders: dict[tuple[str, str], list[Path]] = {}
+    for seed in seeds:
+        for name in QUESTION_SETS:
+            for template in TEMPLATES:
+                settings = dict(template=template, data=home / f"{name}.jsonl", **LONG_PROMPT)
+                run = train_and_evaluate("fig6", f"{template}-{name}", "qa", seed, **settings)
+                folders.setdefault((template, name), []).append(run)
+    figure, axes = plt.subplots(1, len(QUESTION_SETS), figsize=(10, 3.2), sharey=True)
+    for axis, name in zip(axes, QUESTION_SETS, strict=True):
+        for template, look in zip(TEMPLATES, LOOKS, strict=False):
+            runs = [read_run(ROOT / folder)[1] for folder in folders[template, name]]
+            steps = [line["step"] for line in runs[0] if "accuracy" in line]
+            table = np.array([[line["accuracy"] for line in run if "accuracy" in line] for run in runs])
+            mean, deviation = table.mean(axis=0), table.std(axis=0)
+            axis.plot(steps, mean, **look, label=template)
+            axis.fill_between(steps, mean - deviation, mean + deviation, color=look["color"], alpha=0.2, lw=0)
+        title = {"train": "broad"}.get(name, name)
+        axis.set(title=f"{title}: {QUESTIONS[name][1]} questions", xlabel="Step", ylim=(-0.03, 1.03))
+    axes[0].set_ylabel("Held-out accuracy, greedy")
+    legend(figure, axes[0])
+    save(figure, "fig6")
+    rows = []
+    for template in TEMPLATES:
+        cells = [f"{before_and_after(folders[template, 'train'])[0][0]:.3f}"]
+        after = [before_and_after(folders[template, name])[1] for name in QUESTION_SETS]
+        rows.append([template, *cells, *(plus_minus(t_interval(values), 3) for values in after)])
+    return markdown([f"template, {len(seeds)} seeds", "base", "broad set", "narrow set", "easier set"], rows)
+
+
+# ---- Fig. 7: what the base was pretrained on ----
+
+BASES = ("general", "domain", "concatenated")
+
+
+def fig7(seeds: range) -> str:
+    """The ceiling of RL by what the base has read (Fig. 7)."""
+    folders: dict[str, list[Path]] = {}
+    for seed in seeds:
+        for name in BASES:
+            folders.setdefault(name, []).append(train_and_evaluate("fig7", name, name, seed))
+    figure, axis = plt.subplots(figsize=(5, 3.2))
+    for i, (name, look, hatch) in enumerate(zip(BASES, LOOKS, HATCHES, strict=False)):
+        for x, values in zip((i - 0.2, i + 0.2), before_and_after(folders[name]), strict=True):
+            alpha = 0.45 if x < i else 1.0
+            axis.bar(
+                x, np.mean(values), 0.36, color=look["color"], hatch=hatch, edgecolor="white", alpha=alpha
+            )
+        mean, half = t_interval(before_and_after(folders[name])[1])
+        axis.errorbar(i + 0.2, mean, half, fmt="none", capsize=2.5, ecolor="#333333")
+    axis.set(ylabel="Held-out accuracy, greedy", ylim=(0, 1), title="Before (pale) and after RL")
+    axis.set_xticks(range(len(BASES)), BASES)
+    save(figure, "fig7")
+    rows = []
+    for name in BASES:
+        before, after = before_and_after(folders[name])
+        difference = paired(after, before_and_after(folders["general"])[1])
+        cells = [f"{before[0]:.3f}", plus_minus(t_interval(after), 3), plus_minus(difference, 3, "+")]
+        rows.append([name, *cells])
+    return markdown(
+        [f"base, {len(seeds)} seeds", "before", "after RL", "after, over `general`, paired"], rows
+    )
+
+
+# ---- Table 1, Fig. 3 and 15: templates, answering, pass@8 against temperature, self-reflection ----
+
+
+def answers_something(record: Row) -> bool:
+    """The judge's question as a rule: a response that works on the sum or boxes an answer answers. The rest
+    are further questions."""
+    return record["formatted"] or "=" in record["response"]
+
+
+def rate(records: list[Row], test: Callable[[Row], bool]) -> str:
+    """The share of responses that pass, with a bootstrap interval over questions."""
+    by_question: dict[int, list[bool]] = {}
+    for record in records:
+        by_question.setdefault(record["problem"], []).append(test(record))
+    mean, low, high = bootstrap([np.mean(some) for some in by_question.values()])
+    return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def table1(_: range) -> str:
+    """Base models as they are: answering by template, pass@8 by temperature, rechecks and accuracy."""
+    home, loops = make_world("qa"), make_world("loops")
+    common = dict(n=8, limit=250, max_response_tokens=192)
+    where = dict(model=home / "base", data=home / "test.jsonl")
+    evaluate(RUNS / "table1/templates", **where, template=",".join(TEMPLATES), temperature=1, **common)
+    temperatures = "0.1,0.2,0.4,0.6,0.8,1.0"
+    swept = evaluate(RUNS / "table1/temperatures", **where, temperature=temperatures, **common)
+    where = dict(model=loops / "base", data=loops / "test.jsonl")
+    (checked,) = evaluate(RUNS / "table1/rechecks", **where, temperature=1, **common)
+    lines = (ROOT / RUNS / "table1/templates/responses.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    rows = []
+    for template in TEMPLATES:
+        some = [record for record in records if record["template"] == template]
+        right = rate(some, lambda record: record["correct"])
+        rows.append([template, rate(some, answers_something), right])
+    parts = [markdown(["template", "answering", "accuracy"], rows)]
+    rows = [[f"{row['temperature']:g}", f"{row['accuracy']:.3f}", f"{row['pass@8']:.3f} "] for row in swept]
+    for cells, row in zip(rows, swept, strict=True):
+        cells[-1] += "[{:.3f}, {:.3f}]".format(*row["intervals"]["pass@8"])
+    parts.append(markdown(["temperature", "accuracy", "pass@8"], rows))
+    effect = bootstrap(list(checked["reflection_effect"]["by_problem"].values()))
+    share, questions = checked["reflection/keywords"], len(checked["reflection_effect"]["by_problem"])
+    parts.append(
+        f"Responses of `loops` that check again: {share:.3f}. Their accuracy minus that of the others to the "
+        f"same question, over the {questions} questions with both: "
+        "{:+.3f} [{:+.3f}, {:+.3f}].".format(*effect)
+    )
+    return "\n\n".join(parts)
+
+
+EXPERIMENTS = {run.__name__: run for run in (fig5, fig8, bias, fig6, fig7, table1)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    known = "; ".join(f"{name}: {run.__doc__.splitlines()[0]}" for name, run in EXPERIMENTS.items())
+    parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help=known)
+    parser.add_argument("--seeds", type=int, default=5, help="2 to 10; fewer give a first look")
+    args = parser.parse_args()
+    unknown = set(args.experiments) - EXPERIMENTS.keys()
+    if unknown:
+        parser.error(f"no experiment {', '.join(sorted(unknown))}: choose from {', '.join(EXPERIMENTS)}")
+    if args.seeds not in T95:
+        parser.error(f"seeds is {args.seeds}: an interval needs 2 to {max(T95)}")
+    plt.rcParams.update(STYLE)
+    for name in args.experiments or EXPERIMENTS:
+        table = EXPERIMENTS[name](range(args.seeds))
+        print(f"\n{name}\n{table}\n", flush=True)
+        write_between_markers(ROOT / "README.md", name, table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,278 @@
+import json
+import math
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import paper
+import worlds
+from data import in_test_split
+from loss import group_advantages
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """paper.py in an empty folder, with stubs of the scripts it starts -> the folder."""
+    monkeypatch.setattr(paper, "ROOT", tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def calls(root, monkeypatch):
+    """What would have been started; train.py and eval.py leave what a whole run leaves."""
+    made = []
+
+    def call(script, *args):
+        args = [str(arg) for arg in args]
+        made.append([script, *args])
+        folder = root / (args[args.index("--output_dir") + 1] if "--output_dir" in args else args[1])
+        if script == "train.py":
+            write_run(
+                folder, args[args.index("--algo") + 1], [0.5] * int(args[args.index("--num_steps") + 1])
+            )
+        elif script == "eval.py":
+            write_report(folder)
+        else:
+            (folder / "base").mkdir(parents=True)
+
+    monkeypatch.setattr(paper, "call", call)
+    return made
+
+
+def write_run(folder, algo, rewards, *, num_steps=None, model=True, wrong=lambda step: 20.0):
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {"algo": algo, "num_steps": num_steps or len(rewards)}
+    (folder / "config.json").write_text(json.dumps(settings))
+    lines = [{"step": 0, "eval/a/accuracy": 0.25}]
+    for step, reward in enumerate(rewards, 1):
+        lines.append({"step": step, "reward/mean": reward, "response_tokens/mean": 10.0, "truncated": 0.0})
+        lines[-1]["response_tokens/incorrect"] = wrong(step)
+    lines[-1]["eval/a/accuracy"] = 0.75
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if model:
+        (folder / "model").mkdir(exist_ok=True)
+    return folder
+
+
+def write_report(folder, **numbers):
+    folder.mkdir(parents=True, exist_ok=True)
+    row = {"accuracy": 0.8, "response_tokens": 12.0, "response_tokens/incorrect": 30.0} | numbers
+    (folder / "report.json").write_text(json.dumps({"results": [row]}))
+
+
+# ---- Resuming ----
+
+
+def test_finished_runs_are_skipped_and_started_ones_resumed(root, calls):
+    settings = dict(algo="grpo", num_steps=3)
+    write_run(root / "done", "grpo", [0.1] * 3)
+    write_run(root / "cut_off", "grpo", [0.1], num_steps=3, model=False)
+    write_run(root / "stopped", "grpo", [0.1], num_steps=3)  # Ctrl-C leaves a model, not of the last step
+    for name in ("done", "cut_off", "stopped", "new"):
+        paper.train(Path(name), **settings)
+    flags = ["--algo", "grpo", "--num_steps", "3"]
+    assert calls == [
+        ["train.py", "--output_dir", "cut_off", *flags, "--resume"],
+        ["train.py", "--output_dir", "stopped", *flags, "--resume"],
+        ["train.py", "--output_dir", "new", *flags],
+    ]
+
+
+def test_a_run_cut_off_before_it_had_settings_starts_anew(root, calls):
+    (root / "run").mkdir()
+    (root / "run" / "lock").touch()
+    paper.train(Path("run"), algo="grpo", num_steps=1)
+    assert "--resume" not in calls[0] and not (root / "run" / "lock").exists()
+
+
+def test_a_run_that_was_told_to_stop_ends_the_series(root, monkeypatch):
+    stopped = dict(num_steps=3, model=False)
+    monkeypatch.setattr(paper, "call", lambda *_: write_run(root / "run", "grpo", [0.1], **stopped))
+    with pytest.raises(SystemExit, match="run was stopped; the same command goes on"):
+        paper.train(Path("run"), algo="grpo", num_steps=3)
+
+
+def test_a_script_that_fails_ends_the_series(root):
+    (root / "fails.py").write_text("raise SystemExit(2)")
+    with pytest.raises(subprocess.CalledProcessError):
+        paper.call("fails.py")
+
+
+def test_reports_are_made_once_and_unfinished_ones_anew(root, calls):
+    for _ in range(2):
+        assert paper.evaluate(Path("e"), n=4)[0]["accuracy"] == 0.8
+    assert calls == [["eval.py", "--output_dir", "e", "--n", "4"]]
+    (root / "e" / "report.json").write_text('{"results": []}')  # eval.py was killed while it analysed
+    paper.evaluate(Path("e"), n=4)
+    assert len(calls) == 2
+
+
+def test_fig8_adds_only_the_runs_that_fig5_has_not_made(root, calls, monkeypatch):
+    monkeypatch.setattr(paper, "draw_algos", lambda *_: None)
+    paper.fig5(range(5))
+    trained = [call for call in calls if call[0] == "train.py"]
+    assert len(trained) == 10 and calls[0] == ["worlds.py", "loops", "runs/paper/worlds/loops"]
+    assert [call[call.index("--seed") + 1] for call in trained] == [s for s in "01234" for _ in range(2)]
+    calls.clear()
+    table = paper.fig8(range(5))
+    algos = {call[call.index("--algo") + 1] for call in calls if call[0] == "train.py"}
+    assert algos == {"grpo_no_length", "grpo_no_std"} and len(calls) == 2 * 10
+    assert "| held-out accuracy | 0.800 ± 0.000 |" in table
+
+
+# ---- Statistics ----
+
+
+def test_numbers_of_a_run_by_hand(tmp_path):
+    run = write_run(
+        tmp_path / "r", "grpo", [0.0] * 20 + [0.5, 1.0] * 5, wrong=lambda s: 10.0 if s <= 10 else 25
+    )
+    write_report(run / "held_out", **{"response_tokens/incorrect": None})
+    numbers = paper.read_numbers(run)
+    assert math.isnan(numbers.pop("held_out/wrong"))  # nothing was wrong
+    assert numbers == pytest.approx(
+        {"reward": 0.75, "length": 10, "wrong": 25, "growth": 2.5, "truncated": 0}
+        | {"held_out/accuracy": 0.8, "held_out/length": 12}
+    )
+
+
+def test_t_interval_by_hand():
+    """1 .. 5: mean 3, standard deviation sqrt(2.5), so 2.776 sqrt(2.5 / 5) on each side."""
+    assert paper.t_interval([1, 2, 3, 4, 5]) == pytest.approx((3, 2.776 * math.sqrt(0.5)))
+    mean, half = paper.paired([11, 22, 33], [1, 2, 3])  # 10, 20, 30
+    assert (mean, half) == pytest.approx((20, 4.303 * 10 / math.sqrt(3)))
+
+
+def test_t_table_holds_students_quantiles():
+    for count, quantile in paper.T95.items():
+        x = torch.linspace(0, quantile, 200_001, dtype=torch.float64)
+        degrees = count - 1
+        density = math.gamma(count / 2) / math.sqrt(degrees * math.pi) / math.gamma(degrees / 2)
+        inside = 2 * torch.trapezoid(density * (1 + x**2 / degrees) ** (-count / 2), x).item()
+        assert inside == pytest.approx(0.95, abs=1e-4)
+
+
+def test_bootstrap_covers_the_mean_about_as_the_normal_does():
+    rng = random.Random(0)
+    values = [rng.gauss(5, 2) for _ in range(400)]
+    mean, low, high = paper.bootstrap(values)
+    assert mean == pytest.approx(sum(values) / 400)
+    assert low == pytest.approx(mean - 1.96 * 0.1, abs=0.03) and high == pytest.approx(mean + 0.196, abs=0.03)
+
+
+def test_term_effects_by_hand():
+    """Value = 1 + 2 [length term] + 10 [std term], two seeds that are 0.5 apart: exact, no interval left."""
+    values = {"grpo": 13, "grpo_no_length": 11, "grpo_no_std": 3, "drgrpo": 1}
+    numbers = {algo: {"x": [value, value + 0.5]} for algo, value in values.items()}
+    assert paper.term_effects(numbers, "x") == {"length": (2, 0), "std": (10, 0)}
+
+
+def test_before_and_after(root):
+    write_run(root / "r", "grpo", [0.1, 0.2])
+    assert paper.before_and_after([Path("r")]) == ([0.25], [0.75])
+
+
+@pytest.mark.parametrize("scale_by_std", [True, False])
+def test_weight_of_a_question_is_what_its_advantages_do_to_gradients(scale_by_std):
+    """sum_i A_i g_i = weight * (mean g of right - mean g of wrong) for any gradients g."""
+    torch.manual_seed(0)
+    for right in range(1, 8):
+        rewards = torch.tensor([1.0] * right + [0.0] * (8 - right))
+        gradients = torch.randn(8, 3)
+        pull = group_advantages(rewards, 8, scale_by_std=scale_by_std) @ gradients
+        difference = gradients[:right].mean(dim=0) - gradients[right:].mean(dim=0)
+        weight = paper.question_weight(right, 8, scale_by_std=scale_by_std)
+        assert pull.numpy() == pytest.approx((weight * difference).numpy(), abs=1e-5)
+    assert paper.question_weight(0, 8, scale_by_std=scale_by_std) == 0
+    assert paper.question_weight(8, 8, scale_by_std=scale_by_std) == 0
+
+
+def test_relative_norms_by_hand():
+    groups = [{"right": right, "grpo": norm} for right, norm in [(1, 3.0), (1, 5.0), (4, 2.0), (4, 2.0)]]
+    norms = paper.relative_norms(groups, "grpo")
+    assert set(norms) == {1, 4} and norms[4] == (1, 1, 1) and norms[1] == pytest.approx((2, 1.5, 2.5))
+
+
+def test_rule_for_answering():
+    record = {"formatted": False, "response": " What is 3 + 4? What is 1 - 1?"}
+    assert not paper.answers_something(record)
+    assert paper.answers_something(record | {"response": " 3+4=7, 7-"})
+    assert paper.answers_something(record | {"response": r" \boxed{7}", "formatted": True})
+
+
+# ---- README ----
+
+
+def test_a_table_replaces_what_is_between_its_markers_alone(tmp_path):
+    file = tmp_path / "README.md"
+    file.write_text("a\n<!-- paper:x -->\nold\n<!-- /paper:x -->\nb\n<!-- paper:y -->\n<!-- /paper:y -->\n")
+    for _ in range(2):
+        paper.write_between_markers(file, "x", "| new |")
+    assert file.read_text() == (
+        "a\n<!-- paper:x -->\n| new |\n<!-- /paper:x -->\nb\n<!-- paper:y -->\n<!-- /paper:y -->\n"
+    )
+    with pytest.raises(ValueError, match="has no <!-- paper:z -->"):
+        paper.write_between_markers(file, "z", "")
+
+
+def test_readme_has_the_markers_of_every_experiment(tmp_path):
+    file = tmp_path / "README.md"
+    file.write_text((Path(paper.__file__).parent / "README.md").read_text())
+    for name in paper.EXPERIMENTS:
+        paper.write_between_markers(file, name, "table")
+
+
+def test_tables():
+    assert paper.plus_minus((-0.5, 0.125), 2, "+") == "-0.50 ± 0.12"
+    assert paper.markdown(["", "x"], [["a", "1"]]) == "|  | x |\n| --- | ---: |\n| a | 1 |"
+
+
+@pytest.mark.parametrize(
+    "args,message",
+    [
+        (["fig5", "fig99"], "no experiment fig99: choose from fig5"),
+        (["--seeds", "1"], "seeds is 1: an interval needs 2 to 10"),
+    ],
+)
+def test_what_cannot_be_run_is_refused(calls, monkeypatch, capsys, args, message):
+    monkeypatch.setattr(sys, "argv", ["paper.py", *args])
+    with pytest.raises(SystemExit) as stopped:
+        paper.main()
+    assert stopped.value.code == 2 and message in capsys.readouterr().err and not calls
+
+
+# ---- Worlds ----
+
+
+@pytest.mark.parametrize("name", worlds.CORPORA)
+def test_corpora_hold_no_question_of_the_test_split(name):
+    pairs = worlds.corpus(name, 500, seed=1)
+    assert pairs == worlds.corpus(name, 500, seed=1) != worlds.corpus(name, 500, seed=2)
+    asked = [f"What is {text.split('?')[0]}?" for q, r in pairs for text in (q + r).split("What is ")[1:]]
+    assert asked and not any(in_test_split(question) for question in asked)
+
+
+def test_loops_have_no_bound_and_wrong_ones_are_longer():
+    rng = random.Random(0)
+    counts = {True: [], False: []}
+    for _ in range(4000):
+        chain = worlds.random_chain(rng)
+        response = worlds.check_in_loops(chain, rng)
+        counts[f"boxed{{{chain.answer}}}" in response].append(response.count("Wait"))
+    assert max(counts[False]) > 8
+    assert sum(counts[False]) / len(counts[False]) > 1.2 > 0.8 > sum(counts[True]) / len(counts[True])
+
+
+def test_questions_are_distinct_and_their_answers_right(tmp_path):
+    worlds.write_questions(tmp_path, seed=0)
+    for name, (test, count, lengths) in worlds.QUESTIONS.items():
+        rows = [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+        assert len({row["question"] for row in rows}) == count
+        for row in rows:
+            question = row["question"]
+            assert in_test_split(question) == test and lengths[0] <= int(row["level"]) <= lengths[1]
+            assert eval(question.removeprefix("What is ").removesuffix("?")) == int(row["answer"])
