@@ -23,7 +23,7 @@ test: $(INSTALLED) lint
 	.venv/bin/python -m pytest $(ARGS)
 
 paper: $(INSTALLED)
-	.venv/bin/python paper.py $(ARGS)
+	.venv/bin/python figures/paper.py $(ARGS)
 
 smoke: $(INSTALLED)
 	.venv/bin/python benchmarks/smoke.py $(ARGS)

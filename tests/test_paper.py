@@ -5,11 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import paper
 import pytest
 import torch
-
-import paper
 import worlds
+
 from data import in_test_split
 from loss import group_advantages
 
@@ -115,7 +115,7 @@ def test_fig8_adds_only_the_runs_that_fig5_has_not_made(root, calls, monkeypatch
     monkeypatch.setattr(paper, "draw_algos", lambda *_: None)
     paper.fig5(range(5))
     trained = [call for call in calls if call[0] == "train.py"]
-    assert len(trained) == 10 and calls[0] == ["worlds.py", "loops", "runs/paper/worlds/loops"]
+    assert len(trained) == 10 and calls[0] == ["figures/worlds.py", "loops", "runs/paper/worlds/loops"]
     assert [call[call.index("--seed") + 1] for call in trained] == [s for s in "01234" for _ in range(2)]
     calls.clear()
     table = paper.fig8(range(5))
@@ -221,7 +221,7 @@ def test_a_table_replaces_what_is_between_its_markers_alone(tmp_path):
 
 def test_readme_has_the_markers_of_every_experiment(tmp_path):
     file = tmp_path / "README.md"
-    file.write_text((Path(paper.__file__).parent / "README.md").read_text())
+    file.write_text((Path(__file__).parents[1] / "README.md").read_text())
     for name in paper.EXPERIMENTS:
         paper.write_between_markers(file, name, "table")
 

@@ -1,15 +1,10 @@
-import importlib.util
 import json
 import sys
-from pathlib import Path
 
 import matplotlib.colors
 import numpy as np
+import plot
 import pytest
-
-spec = importlib.util.spec_from_file_location("plot", Path(__file__).parents[1] / "figures" / "plot.py")
-plot = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(plot)
 
 
 def write_run(folder, algo, rewards):

@@ -1,6 +1,6 @@
 """The worlds of paper.py: question sets and base models, small enough for a CPU, made from a seed.
 
-    python worlds.py loops runs/paper/worlds/loops      base/, train.jsonl, test.jsonl; some minutes
+    python figures/worlds.py loops runs/paper/worlds/loops      base/, train.jsonl, test.jsonl; some minutes
 
 Each base is the tiny Qwen2 of pretrain.py after one pass over a corpus of its own:
 
@@ -15,6 +15,8 @@ import json
 import random
 import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 from accelerate import Accelerator

@@ -1,7 +1,7 @@
 """The paper in miniature: its experiments in worlds that two CPU cores can train in, with intervals.
 
-    python paper.py                 all experiments, one after the other
-    python paper.py fig5 bias       some of them; -h lists them
+    python figures/paper.py                 all experiments, one after the other
+    python figures/paper.py fig5 bias       some of them; -h lists them
 
 An experiment is a list of runs of train.py, each with a seed, then its analysis: a figure in figures/ and a
 table between the experiment's two markers in README.md. Whatever is finished is not done again, and what was
@@ -22,11 +22,14 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-from figures.plot import ALGO_NAMES, HATCHES, LOOKS, STYLE, draw_curves, legend, read_run
-from loss import ALGOS
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from plot import ALGO_NAMES, HATCHES, LOOKS, STYLE, draw_curves, legend, read_run
 from worlds import QUESTIONS
 
-ROOT = Path(__file__).parent
+from loss import ALGOS
+
+ROOT = Path(__file__).parents[1]
 RUNS = Path("runs/paper")
 LAST = 10  # a run's final training numbers are means over that many last steps
 # Quantiles of Student's t, two-sided 95 %, by the number of values.
@@ -54,7 +57,7 @@ def make_world(name: str) -> Path:
     """The folder of a world with its base and questions (worlds.py), made where it is not there yet."""
     folder = RUNS / "worlds" / name
     if not (ROOT / folder / "base").exists():
-        call("worlds.py", name, folder)
+        call("figures/worlds.py", name, folder)
     return folder
 
 
@@ -283,7 +286,7 @@ def bias(_: range) -> str:
     """The weight of a question by how many of its responses are right (Sec. 3.1)."""
     world, file = make_world("loops"), RUNS / "bias" / "groups.jsonl"
     if not (ROOT / file).exists():
-        call("bias.py", world / "base", world / "train.jsonl", RECIPE["max_response_tokens"], file)
+        call("figures/bias.py", world / "base", world / "train.jsonl", RECIPE["max_response_tokens"], file)
     return bias_table([json.loads(line) for line in (ROOT / file).read_text().splitlines()])
 
 
