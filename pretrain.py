@@ -242,22 +242,25 @@ def make_tiny_base(
     seed: int = 0,
     lr: float = 3e-3,
     pairs: list[tuple[str, str]] | None = None,
+    row_tokens: int = 128,
 ) -> None:
     """Write the tiny base model and its tokenizer to `output_dir`; some minutes on two CPU cores.
 
-    Its corpus is the mixture above, or other (question, response) pairs.
+    Its corpus is the mixture above, or other (question, response) pairs; an update takes 4096 tokens of it.
     """
     pairs = pairs or arithmetic_corpus(num_texts=150_000, seed=seed)
     tokenizer = tiny_tokenizer(question + response for question, response in pairs[:5000])
     torch.manual_seed(seed)
     policy = prepare_policy(tiny_model(tokenizer).to(accelerator.device))
-    ids, is_target = pack(pairs, tokenizer, 128, learn_questions=False)
+    ids, is_target = pack(pairs, tokenizer, row_tokens, learn_questions=False)
+    rows = 4096 // row_tokens
     loss = train_next_token(
-        policy, ids, is_target, epochs=1, batch_rows=32, lr=lr, seed=seed, accelerator=accelerator
+        policy, ids, is_target, epochs=1, batch_rows=rows, lr=lr, seed=seed, accelerator=accelerator
     )
     save_model(policy, tokenizer, output_dir)
     accelerator.print(
-        f"The tiny base is in {output_dir}: {len(ids):,} rows of 128 tokens, final loss {loss:.3f} nats"
+        f"The tiny base is in {output_dir}: {len(ids):,} rows of {row_tokens} tokens, "
+        f"final loss {loss:.3f} nats"
     )
 
 

@@ -4,23 +4,28 @@
     python figures/paper.py fig5 bias       some of them; -h lists them
 
 An experiment is a list of runs of train.py, each with a seed, then its analysis: a figure in figures/ and a
-table between the experiment's two markers in README.md. Whatever is finished is not done again, and what was
-cut off goes on from its checkpoint: stop it as you like. README, "The paper in miniature", has the design:
-worlds, statistics, and what would count as an effect, written before the runs.
+table between the experiment's two markers in README.md. Two runs go on at a time, on half of the cores each,
+which is faster than one after the other; what they print goes to a .log file beside their folder. Whatever
+is finished is not done again, and what was cut off goes on from its checkpoint: stop it as you like.
+README, "The paper in miniature", has the design: worlds, statistics, and what would count as an effect,
+written before the runs.
 """
 
 import argparse
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
+from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -41,11 +46,19 @@ Row = dict[str, Any]
 # ---- Running ----
 
 
-def call(script: str, *args: Any) -> None:
-    """One of the scripts as a process of its own, so that each run starts and may end alone."""
+def call(script: str, folder: Path, *args: Any) -> None:
+    """One of the scripts as a process of its own, so that each run starts and may end alone.
+
+    Exits with the end of what it printed if it fails.
+    """
     command = [sys.executable, script, *map(str, args)]
-    print("$ python", *command[1:], flush=True)
-    subprocess.run(command, cwd=ROOT, check=True)
+    tqdm.write(" ".join(["$ python", *command[1:]]))
+    log = (ROOT / folder).with_suffix(".log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as output:
+        failed = subprocess.run(command, cwd=ROOT, stdout=output, stderr=output).returncode
+    if failed:
+        sys.exit(f"{log.read_text()[-3000:]}\npaper.py: {script} failed, see {log}")
 
 
 def flags(settings: dict[str, Any]) -> list[Any]:
@@ -57,7 +70,7 @@ def make_world(name: str) -> Path:
     """The folder of a world with its base and questions (worlds.py), made where it is not there yet."""
     folder = RUNS / "worlds" / name
     if not (ROOT / folder / "base").exists():
-        call("figures/worlds.py", name, folder)
+        call("figures/worlds.py", folder, name, folder)
     return folder
 
 
@@ -76,7 +89,7 @@ def train(folder: Path, **settings: Any) -> None:
     started = (ROOT / folder / "config.json").exists()
     if not started:
         shutil.rmtree(ROOT / folder, ignore_errors=True)  # cut off before it had settings: nothing is in it
-    call("train.py", "--output_dir", folder, *flags(settings), *["--resume"] * started)
+    call("train.py", folder, "--output_dir", folder, *flags(settings), *["--resume"] * started)
     if not finished(ROOT / folder):
         sys.exit(f"paper.py: {folder} was stopped; the same command goes on")
 
@@ -86,28 +99,46 @@ def evaluate(folder: Path, **settings: Any) -> list[Row]:
     report = ROOT / folder / "report.json"
     if not report.exists() or not json.loads(report.read_text())["results"]:
         shutil.rmtree(ROOT / folder, ignore_errors=True)
-        call("eval.py", "--output_dir", folder, *flags(settings))
+        call("eval.py", folder, "--output_dir", folder, *flags(settings))
     return json.loads(report.read_text())["results"]
 
 
 # All runs: the tiny recipe with a larger budget and fewer steps. The tiny world's budget is 128 tokens.
 RECIPE = dict(recipe="tiny", num_steps=60, eval_every=20, save_every=20, eval_limit=250)
 RECIPE |= dict(max_response_tokens=192, keep_checkpoints=1)
-HELD_OUT = dict(n=4, temperature=1, max_response_tokens=192)
+HELD_OUT = dict(n=4, temperature=1, max_response_tokens=192, template="none")
 
 
-def train_and_evaluate(experiment: str, name: str, world: str, seed: int, **settings: Any) -> Path:
-    """A run in a world, then samples of its model on the held-out questions -> the run's folder."""
-    home, folder = make_world(world), RUNS / experiment / f"{name}-seed{seed}"
-    settings = {"data": home / "train.jsonl", "template": "none"} | settings
-    where = dict(model=home / "base", eval_data=home / "test.jsonl")
-    train(folder, **RECIPE | where | settings | {"seed": seed})
-    evaluate(
-        folder / "held_out",
-        **{"model": folder / "model", "data": home / "test.jsonl", "template": settings["template"]},
-        **HELD_OUT,
-    )
+class Run(NamedTuple):
+    experiment: str
+    name: str
+    world: str
+    seed: int
+    settings: dict[str, Any]  # beside RECIPE
+    held_out: bool = False  # whether to sample from the trained model on the held-out questions
+
+
+def do(run: Run) -> Path:
+    """Train, and sample if asked to; whatever is there already is left as it is -> the run's folder."""
+    home, folder = RUNS / "worlds" / run.world, RUNS / run.experiment / f"{run.name}-seed{run.seed}"
+    where = {"model": home / "base", "data": home / "train.jsonl", "eval_data": home / "test.jsonl"}
+    train(folder, **RECIPE | where | run.settings | {"seed": run.seed})
+    if run.held_out:
+        evaluate(folder / "held_out", model=folder / "model", data=home / "test.jsonl", **HELD_OUT)
     return folder
+
+
+def do_all(runs: Sequence[Run], pool: Executor) -> list[Path]:
+    """The folders of the runs. One that fails or is stopped ends the series, after those under way."""
+    list(pool.map(make_world, dict.fromkeys(run.world for run in runs)))
+    futures = [pool.submit(do, run) for run in runs]
+    try:
+        for future in tqdm(as_completed(futures), total=len(runs), unit="run"):
+            future.result()
+    finally:
+        for future in futures:
+            future.cancel()
+    return [future.result() for future in futures]
 
 
 # ---- Statistics ----
@@ -200,14 +231,14 @@ MEASURES = {  # key of read_numbers -> name, digits
 }
 
 
-def run_algos(algos: Sequence[str], seeds: range) -> dict[str, list[Path]]:
+def run_algos(algos: Sequence[str], seeds: range, pool: Executor) -> dict[str, list[Path]]:
     """Runs of each algorithm in the world `loops`; Fig. 5 and 8 share them. Seed by seed, so that a part of
     the seeds is a whole experiment."""
-    folders: dict[str, list[Path]] = {algo: [] for algo in algos}
-    for seed in seeds:
-        for algo in algos:
-            folders[algo].append(train_and_evaluate("algos", algo, "loops", seed, algo=algo))
-    return folders
+    runs = [
+        Run("algos", algo, "loops", seed, dict(algo=algo), held_out=True) for seed in seeds for algo in algos
+    ]
+    folders = do_all(runs, pool)
+    return {algo: [f for f, run in zip(folders, runs, strict=True) if run.name == algo] for algo in algos}
 
 
 def numbers_of(folders: dict[str, list[Path]]) -> dict[str, dict[str, list[float]]]:
@@ -221,9 +252,9 @@ def draw_algos(folders: dict[str, list[Path]], name: str) -> None:
     save(draw_curves(lines, window=5), name)
 
 
-def fig5(seeds: range) -> str:
+def fig5(seeds: range, pool: Executor) -> str:
     """Dr. GRPO against GRPO (Fig. 5 and 9)."""
-    folders = run_algos(["grpo", "drgrpo"], seeds)
+    folders = run_algos(["grpo", "drgrpo"], seeds, pool)
     draw_algos(folders, "fig5")
     numbers = numbers_of(folders)
     rows = []
@@ -245,9 +276,9 @@ def term_effects(numbers: dict[str, dict[str, list[float]]], key: str) -> dict[s
     }
 
 
-def fig8(seeds: range) -> str:
+def fig8(seeds: range, pool: Executor) -> str:
     """The two terms, one by one (Fig. 8)."""
-    folders = run_algos(["grpo", "drgrpo", "grpo_no_length", "grpo_no_std"], seeds)
+    folders = run_algos(["grpo", "drgrpo", "grpo_no_length", "grpo_no_std"], seeds, pool)
     draw_algos(folders, "fig8")
     numbers = numbers_of(folders)
     rows = []
@@ -282,11 +313,18 @@ def question_weight(right: int, group_size: int, *, scale_by_std: bool) -> float
 GROUP = 8  # responses a question, as in all runs
 
 
-def bias(_: range) -> str:
+def bias(*_: Any) -> str:
     """The weight of a question by how many of its responses are right (Sec. 3.1)."""
     world, file = make_world("loops"), RUNS / "bias" / "groups.jsonl"
     if not (ROOT / file).exists():
-        call("figures/bias.py", world / "base", world / "train.jsonl", RECIPE["max_response_tokens"], file)
+        call(
+            "figures/bias.py",
+            file,
+            world / "base",
+            world / "train.jsonl",
+            RECIPE["max_response_tokens"],
+            file,
+        )
     return bias_table([json.loads(line) for line in (ROOT / file).read_text().splitlines()])
 
 
@@ -341,8 +379,7 @@ def bias_table(groups: list[Row]) -> str:
 
 TEMPLATES = ("none", "qwen_math", "r1")
 QUESTION_SETS = ("train", "narrow", "easier")
-# R1's prompt has some 200 tokens in the tiny vocabulary.
-LONG_PROMPT = dict(max_prompt_tokens=320)
+LONG_PROMPT = dict(max_prompt_tokens=128)  # R1's has some 115 tokens in the tiny vocabulary
 
 
 def before_and_after(folders: list[Path]) -> tuple[list[float], list[float]]:
@@ -351,16 +388,17 @@ def before_and_after(folders: list[Path]) -> tuple[list[float], list[float]]:
     return [run[0] for run in accuracies], [run[-1] for run in accuracies]
 
 
-def fig6(seeds: range) -> str:
+def fig6(seeds: range, pool: Executor) -> str:
     """Templates on a base that was pretrained on plain question-answer text, by question set (Fig. 6)."""
-    home = make_world("qa")
-    folders: dict[tuple[str, str], list[Path]] = {}
+    cells = [(template, name) for name in QUESTION_SETS for template in TEMPLATES]
+    runs = []
     for seed in seeds:
-        for name in QUESTION_SETS:
-            for template in TEMPLATES:
-                settings = dict(template=template, data=home / f"{name}.jsonl", **LONG_PROMPT)
-                run = train_and_evaluate("fig6", f"{template}-{name}", "qa", seed, **settings)
-                folders.setdefault((template, name), []).append(run)
+        for template, name in cells:
+            data = RUNS / "worlds/qa" / f"{name}.jsonl"
+            settings = dict(template=template, data=data, **LONG_PROMPT)
+            runs.append(Run("fig6", f"{template}-{name}", "qa", seed, settings))
+    done = do_all(runs, pool)
+    folders = {cell: done[number :: len(cells)] for number, cell in enumerate(cells)}
     figure, axes = plt.subplots(1, len(QUESTION_SETS), figsize=(10, 3.2), sharey=True)
     for axis, name in zip(axes, QUESTION_SETS, strict=True):
         for template, look in zip(TEMPLATES, LOOKS, strict=False):
@@ -388,12 +426,10 @@ def fig6(seeds: range) -> str:
 BASES = ("general", "domain", "concatenated")
 
 
-def fig7(seeds: range) -> str:
+def fig7(seeds: range, pool: Executor) -> str:
     """The ceiling of RL by what the base has read (Fig. 7)."""
-    folders: dict[str, list[Path]] = {}
-    for seed in seeds:
-        for name in BASES:
-            folders.setdefault(name, []).append(train_and_evaluate("fig7", name, name, seed))
+    done = do_all([Run("fig7", name, name, seed, {}) for seed in seeds for name in BASES], pool)
+    folders = {name: done[number :: len(BASES)] for number, name in enumerate(BASES)}
     figure, axis = plt.subplots(figsize=(5, 3.2))
     for i, (name, look, hatch) in enumerate(zip(BASES, LOOKS, HATCHES, strict=False)):
         for x, values in zip((i - 0.2, i + 0.2), before_and_after(folders[name]), strict=True):
@@ -435,7 +471,7 @@ def rate(records: list[Row], test: Callable[[Row], bool]) -> str:
     return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def table1(_: range) -> str:
+def table1(*_: Any) -> str:
     """Base models as they are: answering by template, pass@8 by temperature, rechecks and accuracy."""
     home, loops = make_world("qa"), make_world("loops")
     common = dict(n=8, limit=250, max_response_tokens=192)
@@ -475,17 +511,22 @@ def main() -> None:
     known = "; ".join(f"{name}: {run.__doc__.splitlines()[0]}" for name, run in EXPERIMENTS.items())
     parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help=known)
     parser.add_argument("--seeds", type=int, default=5, help="2 to 10; fewer give a first look")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time; each has its share of the cores")
     args = parser.parse_args()
     unknown = set(args.experiments) - EXPERIMENTS.keys()
     if unknown:
         parser.error(f"no experiment {', '.join(sorted(unknown))}: choose from {', '.join(EXPERIMENTS)}")
     if args.seeds not in T95:
         parser.error(f"seeds is {args.seeds}: an interval needs 2 to {max(T95)}")
+    if args.jobs < 1:
+        parser.error(f"jobs is {args.jobs}: at least 1")
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // args.jobs))
     plt.rcParams.update(STYLE)
-    for name in args.experiments or EXPERIMENTS:
-        table = EXPERIMENTS[name](range(args.seeds))
-        print(f"\n{name}\n{table}\n", flush=True)
-        write_between_markers(ROOT / "README.md", name, table)
+    with ThreadPoolExecutor(args.jobs) as pool:
+        for name in args.experiments or EXPERIMENTS:
+            table = EXPERIMENTS[name](range(args.seeds), pool)
+            print(f"\n{name}\n{table}\n", flush=True)
+            write_between_markers(ROOT / "README.md", name, table)
 
 
 if __name__ == "__main__":

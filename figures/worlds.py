@@ -99,8 +99,10 @@ def concatenated(chain: Chain, rng: random.Random) -> Pair:
 
 
 CORPORA = {text.__name__: text for text in (loops, qa, general, domain, concatenated)}
-# Texts of each corpus: about 43,800 rows of 128 tokens from all of them.
+# Texts of each corpus: about 5.6 million tokens from all of them.
 TEXTS = {"loops": 110_000, "qa": 144_000, "general": 169_000, "domain": 208_000, "concatenated": 153_000}
+# R1's prompt and a response must fit in a row: else RL would put responses where the base has seen none.
+ROW_TOKENS = {"qa": 256}
 
 # Questions: file -> (split is test, count, numbers in a chain). `narrow` and `easier` are for Fig. 6.
 QUESTIONS = {
@@ -132,7 +134,8 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_questions(folder, seed=0)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    make_tiny_base(str(folder / "base"), accelerator, pairs=corpus(name, TEXTS[name], seed=0))
+    pairs, row_tokens = corpus(name, TEXTS[name], seed=0), ROW_TOKENS.get(name, 128)
+    make_tiny_base(str(folder / "base"), accelerator, pairs=pairs, row_tokens=row_tokens)
 
 
 if __name__ == "__main__":

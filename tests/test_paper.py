@@ -1,8 +1,10 @@
 import json
 import math
 import random
-import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import paper
@@ -26,14 +28,12 @@ def calls(root, monkeypatch):
     """What would have been started; train.py and eval.py leave what a whole run leaves."""
     made = []
 
-    def call(script, *args):
-        args = [str(arg) for arg in args]
+    def call(script, folder, *args):
+        args, folder = [str(arg) for arg in args], root / folder
         made.append([script, *args])
-        folder = root / (args[args.index("--output_dir") + 1] if "--output_dir" in args else args[1])
         if script == "train.py":
-            write_run(
-                folder, args[args.index("--algo") + 1], [0.5] * int(args[args.index("--num_steps") + 1])
-            )
+            steps = int(args[args.index("--num_steps") + 1])
+            write_run(folder, args[args.index("--algo") + 1] if "--algo" in args else "grpo", [0.5] * steps)
         elif script == "eval.py":
             write_report(folder)
         else:
@@ -96,10 +96,32 @@ def test_a_run_that_was_told_to_stop_ends_the_series(root, monkeypatch):
         paper.train(Path("run"), algo="grpo", num_steps=3)
 
 
-def test_a_script_that_fails_ends_the_series(root):
-    (root / "fails.py").write_text("raise SystemExit(2)")
-    with pytest.raises(subprocess.CalledProcessError):
-        paper.call("fails.py")
+def test_a_script_that_fails_ends_the_series_with_what_it_said(root):
+    (root / "fails.py").write_text("print('out'); raise SystemExit('of sorts')")
+    with pytest.raises(SystemExit, match="of sorts\n(.*\n)*paper.py: fails.py failed, see .*runs/a.log"):
+        paper.call("fails.py", Path("runs/a"))
+    assert "out\n" in (root / "runs/a.log").read_text()
+
+
+def test_a_run_that_fails_ends_the_series_after_those_under_way(root, monkeypatch):
+    """Of five runs, two at a time, the second fails at once: the first ends, the last is never begun."""
+    (root / "runs/paper/worlds/loops/base").mkdir(parents=True)
+    begun, ended, failed = [], [], threading.Event()
+
+    def train(folder, **settings):
+        begun.append(settings["seed"])
+        if settings["seed"] == 1:
+            failed.set()
+            sys.exit("ill")
+        failed.wait(10)
+        time.sleep(0.2)
+        ended.append(settings["seed"])
+
+    monkeypatch.setattr(paper, "train", train)
+    runs = [paper.Run("e", "r", "loops", seed, {}) for seed in range(5)]
+    with pytest.raises(SystemExit, match="ill"), ThreadPoolExecutor(2) as pool:
+        paper.do_all(runs, pool)
+    assert 0 in ended and sorted(ended) == sorted(set(begun) - {1}) and 4 not in begun
 
 
 def test_reports_are_made_once_and_unfinished_ones_anew(root, calls):
@@ -113,15 +135,46 @@ def test_reports_are_made_once_and_unfinished_ones_anew(root, calls):
 
 def test_fig8_adds_only_the_runs_that_fig5_has_not_made(root, calls, monkeypatch):
     monkeypatch.setattr(paper, "draw_algos", lambda *_: None)
-    paper.fig5(range(5))
+    pool = ThreadPoolExecutor(1)
+    paper.fig5(range(5), pool)
     trained = [call for call in calls if call[0] == "train.py"]
     assert len(trained) == 10 and calls[0] == ["figures/worlds.py", "loops", "runs/paper/worlds/loops"]
     assert [call[call.index("--seed") + 1] for call in trained] == [s for s in "01234" for _ in range(2)]
     calls.clear()
-    table = paper.fig8(range(5))
+    table = paper.fig8(range(5), pool)
     algos = {call[call.index("--algo") + 1] for call in calls if call[0] == "train.py"}
     assert algos == {"grpo_no_length", "grpo_no_std"} and len(calls) == 2 * 10
     assert "| held-out accuracy | 0.800 ± 0.000 |" in table
+
+
+def test_fig6_and_fig7_put_each_run_in_its_cell(root, calls, monkeypatch):
+    """Runs come out of the pool as one list; a run's final accuracy here says which cell it belongs to."""
+    monkeypatch.setattr(paper, "save", lambda *_: None)
+    accuracies = {}
+
+    def before_and_after(folders):
+        names = {folder.name.rpartition("-seed")[0] for folder in folders}
+        assert len(names) == 1 and [folder.name[-1] for folder in folders] == ["0", "1", "2"]
+        after = accuracies.setdefault(names.pop(), len(accuracies) / 100)
+        return [0.0] * 3, [after] * 3
+
+    monkeypatch.setattr(paper, "before_and_after", before_and_after)
+    pool = ThreadPoolExecutor(2)
+    table = paper.fig6(range(3), pool).splitlines()
+    for line, template in zip(table[2:], paper.TEMPLATES, strict=True):
+        cells = [f"{accuracies[f'{template}-{name}']:.3f} ± 0.000" for name in paper.QUESTION_SETS]
+        assert line == f"| {template} | 0.000 | " + " | ".join(cells) + " |"
+    used = {
+        tuple(c[c.index(flag) + 1] for flag in ("--template", "--data", "--output_dir")) for c in calls[1:]
+    }
+    assert len(used) == len(calls) - 1 == 27
+    for template, data, folder in used:
+        assert Path(folder).name.startswith(f"{template}-{Path(data).stem}-seed")
+    calls.clear()
+    for line, name in zip(paper.fig7(range(3), pool).splitlines()[2:], paper.BASES, strict=True):
+        assert line.startswith(f"| {name} | 0.000 | {accuracies[name]:.3f} ± 0.000")
+    models = {(c[c.index("--model") + 1], Path(c[c.index("--output_dir") + 1]).name[:-6]) for c in calls[3:]}
+    assert models == {(f"runs/paper/worlds/{name}/base", name) for name in paper.BASES}
 
 
 # ---- Statistics ----
@@ -236,6 +289,7 @@ def test_tables():
     [
         (["fig5", "fig99"], "no experiment fig99: choose from fig5"),
         (["--seeds", "1"], "seeds is 1: an interval needs 2 to 10"),
+        (["--jobs", "0"], "jobs is 0: at least 1"),
     ],
 )
 def test_what_cannot_be_run_is_refused(calls, monkeypatch, capsys, args, message):
