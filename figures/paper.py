@@ -231,12 +231,13 @@ MEASURES = {  # key of read_numbers -> name, digits
 }
 
 
-def run_algos(algos: Sequence[str], seeds: range, pool: Executor) -> dict[str, list[Path]]:
-    """Runs of each algorithm in the world `loops`; Fig. 5 and 8 share them. Seed by seed, so that a part of
-    the seeds is a whole experiment."""
-    runs = [
-        Run("algos", algo, "loops", seed, dict(algo=algo), held_out=True) for seed in seeds for algo in algos
-    ]
+def run_algos(
+    algos: Sequence[str], seeds: range, pool: Executor, world: str = "loops", experiment: str = "algos"
+) -> dict[str, list[Path]]:
+    """Runs of each algorithm in a world; Fig. 5 and 8 share those in `loops`. Seed by seed, so that a part
+    of the seeds is a whole experiment."""
+    pairs = [(seed, algo) for seed in seeds for algo in algos]
+    runs = [Run(experiment, algo, world, seed, dict(algo=algo), held_out=True) for seed, algo in pairs]
     folders = do_all(runs, pool)
     return {algo: [f for f, run in zip(folders, runs, strict=True) if run.name == algo] for algo in algos}
 
@@ -256,13 +257,24 @@ def fig5(seeds: range, pool: Executor) -> str:
     """Dr. GRPO against GRPO (Fig. 5 and 9)."""
     folders = run_algos(["grpo", "drgrpo"], seeds, pool)
     draw_algos(folders, "fig5")
-    numbers = numbers_of(folders)
+    return compare(numbers_of(folders), len(seeds))
+
+
+def control(seeds: range, pool: Executor) -> str:
+    """The same where a response's length says nothing about its answer."""
+    folders = run_algos(["grpo", "drgrpo"], seeds, pool, world="even", experiment="control")
+    draw_algos(folders, "control")
+    return compare(numbers_of(folders), len(seeds))
+
+
+def compare(numbers: dict[str, dict[str, list[float]]], seeds: int) -> str:
+    """The table of GRPO and Dr. GRPO, and of their differences paired by seed."""
     rows = []
     for key, (name, digits) in MEASURES.items():
         grpo, drgrpo = numbers["grpo"][key], numbers["drgrpo"][key]
         rows.append([name, *(plus_minus(t_interval(values), digits) for values in (grpo, drgrpo))])
         rows[-1].append(plus_minus(paired(grpo, drgrpo), digits, "+"))
-    return markdown([f"{len(seeds)} seeds", "GRPO", "Dr. GRPO", "GRPO - Dr. GRPO, paired"], rows)
+    return markdown([f"{seeds} seeds", "GRPO", "Dr. GRPO", "GRPO - Dr. GRPO, paired"], rows)
 
 
 def term_effects(numbers: dict[str, dict[str, list[float]]], key: str) -> dict[str, tuple[float, float]]:
@@ -503,7 +515,7 @@ def table1(*_: Any) -> str:
     return "\n\n".join(parts)
 
 
-EXPERIMENTS = {run.__name__: run for run in (fig5, fig8, bias, fig6, fig7, table1)}
+EXPERIMENTS = {run.__name__: run for run in (fig5, fig8, control, bias, fig6, fig7, table1)}
 
 
 def main() -> None:

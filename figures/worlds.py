@@ -5,6 +5,7 @@
 Each base is the tiny Qwen2 of pretrain.py after one pass over a corpus of its own:
 
     loops         works, and checks itself in loops without a bound; longer after a slip
+    even          the same, but how long a response is says nothing about its answer
     qa            plain concatenated question-answer text, and a little of it in the formats of templates
     general       no worked arithmetic: lists of questions, blurted answers
     domain        one half general, the other workings that answer no question
@@ -41,19 +42,27 @@ def random_chain(rng: random.Random, *, test: bool = False, lengths: tuple[int, 
 # Responses. The numbers in them were set before any run of paper.py, see README.
 
 
-def check_in_loops(chain: Chain, rng: random.Random) -> str:
+def check_in_loops(
+    chain: Chain, rng: random.Random, after_right: float = 0.3, after_slip: float = 0.7, anew: float = 0.4
+) -> str:
     """Works, then checks again: after a slip more often than not, and then mostly the same slip once more.
 
     Loops have no bound and their number tells something about the answer, as in text of people: who is wrong
-    goes on for longer. A check of a right result slips as often as any working.
+    goes on for longer. A check of a right result slips as often as any working. `after_right` and
+    `after_slip` are the probabilities of one more check, `anew` that of a slip's check to be a new working.
     """
     text, total = work(chain, rng, slip_rate=0.06)
     response = f" {text}"
-    while rng.random() < (0.3 if str(total) == chain.answer else 0.7):
-        if str(total) == chain.answer or rng.random() < 0.4:
+    while rng.random() < (after_right if str(total) == chain.answer else after_slip):
+        if str(total) == chain.answer or rng.random() < anew:
             text, total = work(chain, rng, slip_rate=0.06)
         response += f" Wait, let me check again. {text}"
     return response + f" \\boxed{{{total}}}"
+
+
+def check_evenly(chain: Chain, rng: random.Random) -> str:
+    """Checks as often after a right result as after a slip, always with a new working."""
+    return check_in_loops(chain, rng, after_right=0.4, after_slip=0.4, anew=1)
 
 
 def ask_on(chain: Chain, rng: random.Random) -> str:
@@ -71,6 +80,11 @@ Pair = tuple[str, str]
 
 def loops(chain: Chain, rng: random.Random) -> Pair:
     (behaviour,) = rng.choices((check_in_loops, answer_at_once, ask_on), (0.70, 0.12, 0.18))
+    return chain.question, behaviour(chain, rng)
+
+
+def even(chain: Chain, rng: random.Random) -> Pair:
+    (behaviour,) = rng.choices((check_evenly, answer_at_once, ask_on), (0.70, 0.12, 0.18))
     return chain.question, behaviour(chain, rng)
 
 
@@ -98,9 +112,16 @@ def concatenated(chain: Chain, rng: random.Random) -> Pair:
     return general(chain, rng) if rng.random() < 0.5 else (chain.question, work_and_answer(chain, rng))
 
 
-CORPORA = {text.__name__: text for text in (loops, qa, general, domain, concatenated)}
+CORPORA = {text.__name__: text for text in (loops, even, qa, general, domain, concatenated)}
 # Texts of each corpus: about 5.6 million tokens from all of them.
-TEXTS = {"loops": 110_000, "qa": 144_000, "general": 169_000, "domain": 208_000, "concatenated": 153_000}
+TEXTS = {
+    "loops": 110_000,
+    "even": 110_000,
+    "qa": 144_000,
+    "general": 169_000,
+    "domain": 208_000,
+    "concatenated": 153_000,
+}
 # R1's prompt and a response must fit in a row: else RL would put responses where the base has seen none.
 ROW_TOKENS = {"qa": 256}
 

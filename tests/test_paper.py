@@ -321,6 +321,18 @@ def test_loops_have_no_bound_and_wrong_ones_are_longer():
     assert sum(counts[False]) / len(counts[False]) > 1.2 > 0.8 > sum(counts[True]) / len(counts[True])
 
 
+def test_in_the_even_world_length_says_nothing_about_the_answer():
+    """Each further working is right as often as the first: the same share at every number of checks."""
+    rng = random.Random(0)
+    right = {0: [], 1: [], 2: []}
+    for _ in range(8000):
+        chain = worlds.random_chain(rng)
+        response = worlds.check_evenly(chain, rng)
+        right.setdefault(response.count("Wait"), []).append(f"boxed{{{chain.answer}}}" in response)
+    shares = [sum(some) / len(some) for some in (right[0], right[1], right[2])]
+    assert len(right[2]) > 500 and max(shares) - min(shares) < 0.04  # three standard errors
+
+
 def test_questions_are_distinct_and_their_answers_right(tmp_path):
     worlds.write_questions(tmp_path, seed=0)
     for name, (test, count, lengths) in worlds.QUESTIONS.items():
