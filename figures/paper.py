@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from plot import ALGO_NAMES, HATCHES, LOOKS, STYLE, draw_curves, legend, read_run
 from worlds import QUESTIONS
 
+from judge import keywords_in
 from loss import ALGOS
 
 ROOT = Path(__file__).parents[1]
@@ -400,6 +401,12 @@ def before_and_after(folders: list[Path]) -> tuple[list[float], list[float]]:
     return [run[0] for run in accuracies], [run[-1] for run in accuracies]
 
 
+def first_and_last_rewards(folders: list[Path]) -> tuple[list[float], list[float]]:
+    """Mean training reward over the first and over the last steps, a value a seed: samples, not greedy."""
+    runs = [[line["reward/mean"] for line in read_run(ROOT / f)[1] if line["step"] > 0] for f in folders]
+    return [np.mean(run[:LAST]) for run in runs], [np.mean(run[-LAST:]) for run in runs]
+
+
 def fig6(seeds: range, pool: Executor) -> str:
     """Templates on a base that was pretrained on plain question-answer text, by question set (Fig. 6)."""
     cells = [(template, name) for name in QUESTION_SETS for template in TEMPLATES]
@@ -457,12 +464,16 @@ def fig7(seeds: range, pool: Executor) -> str:
     rows = []
     for name in BASES:
         before, after = before_and_after(folders[name])
-        difference = paired(after, before_and_after(folders["general"])[1])
-        cells = [f"{before[0]:.3f}", plus_minus(t_interval(after), 3), plus_minus(difference, 3, "+")]
+        difference = plus_minus(paired(after, before_and_after(folders["general"])[1]), 3, "+")
+        cells = [
+            f"{before[0]:.3f}",
+            plus_minus(t_interval(after), 3),
+            "-" if name == "general" else difference,
+        ]
+        cells += [plus_minus(t_interval(values), 3) for values in first_and_last_rewards(folders[name])]
         rows.append([name, *cells])
-    return markdown(
-        [f"base, {len(seeds)} seeds", "before", "after RL", "after, over `general`, paired"], rows
-    )
+    head = [f"base, {len(seeds)} seeds", "before", "after RL", "after, over `general`, paired"]
+    return markdown([*head, f"reward, first {LAST} steps", f"last {LAST} steps"], rows)
 
 
 # ---- Table 1, Fig. 3 and 15: templates, answering, pass@8 against temperature, self-reflection ----
@@ -483,6 +494,23 @@ def rate(records: list[Row], test: Callable[[Row], bool]) -> str:
     return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
 
 
+def read_responses(folder: Path) -> list[Row]:
+    """The graded responses of an evaluation."""
+    return [json.loads(line) for line in (ROOT / folder / "responses.jsonl").read_text().splitlines()]
+
+
+def recheck_effect(records: list[Row]) -> str:
+    """Accuracy of responses that check again minus that of others to the same question (Fig. 15), over the
+    questions that have both."""
+    by_question: dict[int, dict[bool, list[bool]]] = {}
+    for record in records:
+        groups = by_question.setdefault(record["problem"], {True: [], False: []})
+        groups[bool(keywords_in(record["response"]))].append(record["correct"])
+    groups = [some for some in by_question.values() if some[True] and some[False]]
+    mean, low, high = bootstrap([np.mean(some[True]) - np.mean(some[False]) for some in groups])
+    return f"{mean:+.3f} [{low:+.3f}, {high:+.3f}] over {len(groups)} questions with both"
+
+
 def table1(*_: Any) -> str:
     """Base models as they are: answering by template, pass@8 by temperature, rechecks and accuracy."""
     home, loops = make_world("qa"), make_world("loops")
@@ -493,8 +521,7 @@ def table1(*_: Any) -> str:
     swept = evaluate(RUNS / "table1/temperatures", **where, temperature=temperatures, **common)
     where = dict(model=loops / "base", data=loops / "test.jsonl")
     (checked,) = evaluate(RUNS / "table1/rechecks", **where, temperature=1, **common)
-    lines = (ROOT / RUNS / "table1/templates/responses.jsonl").read_text().splitlines()
-    records = [json.loads(line) for line in lines]
+    records = read_responses(RUNS / "table1/templates")
     rows = []
     for template in TEMPLATES:
         some = [record for record in records if record["template"] == template]
@@ -505,12 +532,12 @@ def table1(*_: Any) -> str:
     for cells, row in zip(rows, swept, strict=True):
         cells[-1] += "[{:.3f}, {:.3f}]".format(*row["intervals"]["pass@8"])
     parts.append(markdown(["temperature", "accuracy", "pass@8"], rows))
-    effect = bootstrap(list(checked["reflection_effect"]["by_problem"].values()))
-    share, questions = checked["reflection/keywords"], len(checked["reflection_effect"]["by_problem"])
+    records = read_responses(RUNS / "table1/rechecks")
+    workings = [record for record in records if "=" in record["response"]]
+    share = checked["reflection/keywords"]
     parts.append(
-        f"Responses of `loops` that check again: {share:.3f}. Their accuracy minus that of the others to the "
-        f"same question, over the {questions} questions with both: "
-        "{:+.3f} [{:+.3f}, {:+.3f}].".format(*effect)
+        f"Responses of `loops` that check again: {share:.3f}. Their accuracy minus that of others to the "
+        f"same question: {recheck_effect(records)}. Among workings alone: {recheck_effect(workings)}."
     )
     return "\n\n".join(parts)
 

@@ -229,6 +229,12 @@ def test_before_and_after(root):
     assert paper.before_and_after([Path("r")]) == ([0.25], [0.75])
 
 
+def test_first_and_last_rewards_by_hand(root):
+    write_run(root / "a", "grpo", [0.0, 1.0] * 5 + [0.25] * 7 + [0.75] * 10)
+    write_run(root / "b", "grpo", [0.5] * 30)
+    assert paper.first_and_last_rewards([Path("a"), Path("b")]) == ([0.5, 0.5], [0.75, 0.5])
+
+
 @pytest.mark.parametrize("scale_by_std", [True, False])
 def test_weight_of_a_question_is_what_its_advantages_do_to_gradients(scale_by_std):
     """sum_i A_i g_i = weight * (mean g of right - mean g of wrong) for any gradients g."""
@@ -255,6 +261,14 @@ def test_rule_for_answering():
     assert not paper.answers_something(record)
     assert paper.answers_something(record | {"response": " 3+4=7, 7-"})
     assert paper.answers_something(record | {"response": r" \boxed{7}", "formatted": True})
+
+
+def test_recheck_effect_by_hand():
+    """Question 1: 1/2 of checked and 1/1 of others are right; 2: 1/1 and 0/1; 3 has no check."""
+    rows = [(1, True, 1), (1, True, 0), (1, False, 1), (2, True, 1), (2, False, 0), (3, False, 1)]
+    texts = {True: " 1+1=2. Wait, let me check again. 1+1=2.", False: " 1+1=2."}
+    records = [dict(problem=p, response=texts[checks], correct=bool(right)) for p, checks, right in rows]
+    assert paper.recheck_effect(records) == "+0.250 [-0.500, +1.000] over 2 questions with both"
 
 
 # ---- README ----
