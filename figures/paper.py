@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from plot import ALGO_NAMES, HATCHES, LOOKS, STYLE, draw_curves, legend, read_run
+from plot import ALGO_NAMES, HATCHES, LOOKS, STYLE, draw_curves, draw_pass_at_k, legend, read_run
 from worlds import QUESTIONS
 
 from judge import keywords_in
@@ -519,6 +519,7 @@ def table1(*_: Any) -> str:
     evaluate(RUNS / "table1/templates", **where, template=",".join(TEMPLATES), temperature=1, **common)
     temperatures = "0.1,0.2,0.4,0.6,0.8,1.0"
     swept = evaluate(RUNS / "table1/temperatures", **where, temperature=temperatures, **common)
+    save(draw_pass_at_k([row | {"name": "qa"} for row in swept]), "table1")
     where = dict(model=loops / "base", data=loops / "test.jsonl")
     (checked,) = evaluate(RUNS / "table1/rechecks", **where, temperature=1, **common)
     records = read_responses(RUNS / "table1/templates")
@@ -569,4 +570,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:  # has reached the runs too, and they have saved
+        sys.exit("\npaper.py: stopped; the same command goes on")

@@ -80,7 +80,8 @@ def label_of(algo: str, runs: int) -> str:
 def legend(figure: plt.Figure, axis: plt.Axes) -> None:
     """One for all panels, below them; long handles show the line's style."""
     handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=6, handlelength=3.5, frameon=False)
+    columns = int(figure.get_figwidth() / 1.6)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=3.5, frameon=False)
 
 
 def draw_curves(runs: dict[str, list[list[Row]]], window: int) -> plt.Figure:
