@@ -9,6 +9,7 @@ from pathlib import Path
 
 import paper
 import pytest
+import readings
 import torch
 import worlds
 
@@ -269,6 +270,36 @@ def test_recheck_effect_by_hand():
     texts = {True: " 1+1=2. Wait, let me check again. 1+1=2.", False: " 1+1=2."}
     records = [dict(problem=p, response=texts[checks], correct=bool(right)) for p, checks, right in rows]
     assert paper.recheck_effect(records) == "+0.250 [-0.500, +1.000] over 2 questions with both"
+
+
+@pytest.mark.parametrize(
+    "response,right",
+    [
+        (" 1-7=-6, -6+12=6. \\boxed{6}", True),
+        (" 1-7=-6, -6+12=6. </think> <answer> 7 </answer>", True),  # the answer is another matter
+        (" 1-7=-6. \\boxed{-6}", False),
+        (" 1-7=-6, -6+1=-5. \\boxed{-5}", False),
+        (" 1-7=-5, -5+12=7. \\boxed{7}", False),
+        (" \\boxed{6}", False),
+    ],
+)
+def test_a_right_working_is_the_questions_own_and_right_at_each_step(response, right):
+    assert readings.is_right_working("1 - 7 + 12?", response) == right
+
+
+def test_samples_of_the_first_and_last_steps(root, monkeypatch):
+    monkeypatch.setattr(readings, "ROOT", root)
+    for seed in range(5):
+        folder = root / f"runs/paper/e/a-seed{seed}"
+        folder.mkdir(parents=True)
+        lines = [
+            json.dumps({"step": step, "response": "1=1 check again" * (step > 30)}) for step in range(1, 41)
+        ]
+        (folder / "samples.jsonl").write_text("\n".join(lines) + "\n")
+    assert {row["step"] for row in readings.read_samples("e/a", last=False)} == set(range(1, 11))
+    last = readings.read_samples("e/a", last=True)
+    assert len(last) == 50 and {row["step"] for row in last} == set(range(31, 41))
+    assert readings.checks(last) == "1.00 checks in each of 50 workings"
 
 
 # ---- README ----
