@@ -37,7 +37,7 @@ from loss import ALGOS
 
 ROOT = Path(__file__).parents[1]
 RUNS = Path("runs/paper")
-LAST = 10  # a run's final training numbers are means over that many last steps
+LAST = 10  # training numbers of a run's start and end are means over that many steps
 # Quantiles of Student's t, two-sided 95 %, by the number of values.
 T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 
@@ -262,7 +262,7 @@ def fig5(seeds: range, pool: Executor) -> str:
 
 
 def control(seeds: range, pool: Executor) -> str:
-    """The same where a response's length says nothing about its answer."""
+    """Fig. 5 again, where texts' length says nothing about their answer."""
     folders = run_algos(["grpo", "drgrpo"], seeds, pool, world="even", experiment="control")
     draw_algos(folders, "control")
     return compare(numbers_of(folders), len(seeds))
@@ -479,10 +479,14 @@ def fig7(seeds: range, pool: Executor) -> str:
 # ---- Table 1, Fig. 3 and 15: templates, answering, pass@8 against temperature, self-reflection ----
 
 
+def is_working(record: Row) -> bool:
+    return "=" in record["response"]
+
+
 def answers_something(record: Row) -> bool:
     """The judge's question as a rule: a response that works on the sum or boxes an answer answers. The rest
     are further questions."""
-    return record["formatted"] or "=" in record["response"]
+    return record["formatted"] or is_working(record)
 
 
 def rate(records: list[Row], test: Callable[[Row], bool]) -> str:
@@ -534,7 +538,7 @@ def table1(*_: Any) -> str:
         cells[-1] += "[{:.3f}, {:.3f}]".format(*row["intervals"]["pass@8"])
     parts.append(markdown(["temperature", "accuracy", "pass@8"], rows))
     records = read_responses(RUNS / "table1/rechecks")
-    workings = [record for record in records if "=" in record["response"]]
+    workings = [record for record in records if is_working(record)]
     share = checked["reflection/keywords"]
     parts.append(
         f"Responses of `loops` that check again: {share:.3f}. Their accuracy minus that of others to the "

@@ -20,6 +20,7 @@ from paper import (
     bootstrap,
     evaluate,
     first_and_last_rewards,
+    is_working,
     numbers_of,
     paired,
     plus_minus,
@@ -32,10 +33,6 @@ from judge import keywords_in
 from loss import ALGOS
 
 SEEDS = range(5)
-
-
-def is_working(record: Row) -> bool:
-    return "=" in record["response"]
 
 
 def is_right_working(question: str, response: str) -> bool:

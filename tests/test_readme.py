@@ -1,4 +1,4 @@
-"""README says what is there: files and their lengths, links, flags, metrics."""
+"""README says what is there: files and their lengths, links, flags, recipes."""
 
 import re
 from pathlib import Path
