@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from accelerate import init_empty_weights
 from torch import Tensor, nn
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -65,6 +65,12 @@ def compute_dtype() -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if fast else torch.float32
+
+
+def reshard(policy: Policy) -> None:
+    """Let go of what a sharded forward without gradients leaves gathered: the root, embedding and head."""
+    if isinstance(policy, FSDPModule):
+        policy.reshard()
 
 
 def autocast(device: torch.device) -> contextlib.AbstractContextManager:
@@ -304,6 +310,8 @@ def update(
             [forward(reference, micro_batch)[0] if reference else None for micro_batch in m]
             for m in minibatches
         ]
+        if reference:
+            reshard(reference)
 
     # Sums: the loss, and over tokens their number, clipped ones, entropy, log p(sampler) - log p(learner), KL
     totals = torch.zeros(6, device=device)

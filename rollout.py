@@ -4,7 +4,6 @@ One process holds both the learner and the engine: weights go over in memory, an
 step over a network. The same lines run on GPU and on CPU; what is for one of them only is marked.
 """
 
-import gc
 import logging
 import os
 import warnings
@@ -12,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from accelerate.utils import gather_object
@@ -93,8 +93,9 @@ class Sampler:
         from vllm import LLM, SamplingParams
 
         self._sampling_params, self._dtype = SamplingParams, dtype
-        self._tensor_parallel = tensor_parallel
-        self._start = lambda: LLM(
+        self._tensor_parallel, self._max_model_len = tensor_parallel, max_model_len
+        # Started once: vLLM ends an engine by destroying the process group, which is the learner's too.
+        self._llm = LLM(
             model=model,
             dtype=str(dtype).removeprefix("torch."),
             max_model_len=max_model_len,
@@ -113,7 +114,6 @@ class Sampler:
                 else {"kv_cache_memory_bytes": int(memory * 2**30)}
             ),
         )
-        self._llm = self._start()
         self._can_sleep = sleep and on_gpu
 
     def sample(
@@ -131,8 +131,11 @@ class Sampler:
 
         Without logprobs sampler_logprobs is empty, and sampling a small model takes a quarter less time.
 
-        Repeatable: the same weights, prompts and seed give the same responses. It is torch's global seed,
-        since vLLM's seeds per request fail on CPU where a prompt's prefill is split over two scheduler steps.
+        A response ends where prompt and response reach max_model_len, as truncated; a prompt must be shorter.
+
+        Repeatable: the same weights, prompts and seed give the same responses. The seed is the global one, of
+        torch for the CPU's sampler and of numpy, from which vLLM on GPUs draws a seed a request. (vLLM's own
+        seeds a request fail on CPU where a prompt's prefill is split over two scheduler steps.)
         """
         params = self._sampling_params(
             n=n,
@@ -146,7 +149,11 @@ class Sampler:
         prompts_and_seeds, mine = self._of_engine([(ids, seed) for ids in prompts])
         if not prompts_and_seeds:
             return []
-        torch.manual_seed(prompts_and_seeds[0][1])  # the same on all ranks of the engine
+        seed = prompts_and_seeds[0][1]  # the same on all ranks of the engine
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        # Keys and values that an earlier call left behind were rounded in another batch than a resumed run's.
+        self._llm.reset_prefix_cache()
         inputs = [{"prompt_token_ids": ids} for ids, _ in prompts_and_seeds]
         outputs = self._llm.generate(inputs, params, use_tqdm=progress)[mine]
         return [
@@ -169,9 +176,12 @@ class Sampler:
         self._llm.reset_prefix_cache()
 
     def logprobs(self, rollout: Rollout) -> list[float]:
-        """The engine's own log-probs of a given response at temperature 1, in nats."""
+        """The engine's own log-probs of a given response at temperature 1, in nats.
+
+        Without the last token's where the response fills max_model_len: vLLM wants room for one token more.
+        """
         params = self._sampling_params(max_tokens=1, temperature=1.0, prompt_logprobs=0, flat_logprobs=True)
-        ids = rollout.prompt_ids + rollout.response_ids
+        ids = (rollout.prompt_ids + rollout.response_ids)[: self._max_model_len - 1]
         inputs, mine = self._of_engine([{"prompt_token_ids": ids}])
         (output,) = self._llm.generate(inputs, params, use_tqdm=False)[mine]
         return [output.prompt_logprobs[t][ids[t]].logprob for t in range(len(rollout.prompt_ids), len(ids))]
@@ -185,13 +195,6 @@ class Sampler:
         of_ranks = gather_object([items])[first : first + self._tensor_parallel]
         start = sum(len(of_rank) for of_rank in of_ranks[:place])
         return [item for of_rank in of_ranks for item in of_rank], slice(start, start + len(items))
-
-    def restart(self) -> None:
-        """A new engine in place of one that failed. It has the checkpoint's weights: hand over next."""
-        self._llm = None
-        gc.collect()
-        torch.cuda.empty_cache()  # CPU: nothing
-        self._llm = self._start()
 
     def sleep(self) -> None:
         """GPU: give the engine's memory to the learner; weights and KV cache are dropped. CPU: nothing."""

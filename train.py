@@ -47,6 +47,7 @@ from learner import (
     checkpoint_weights,
     compute_dtype,
     load_policy,
+    reshard,
     save_model,
     update,
 )
@@ -108,19 +109,21 @@ def encode_questions(
 def hand_over(
     policy: Policy, sampler: Sampler, probe: Rollout, device: torch.device, limit: float = 0.2
 ) -> None:
-    """Give the sampler the policy's weights, and compare the two on one response.
+    """Give the sampler the policy's weights, and compare the two on one response, best a long one.
 
     RuntimeError when their log-probs differ by more than `limit` nats a token on average: weights that did
     not arrive whole would mean sampling from another policy than the one that learns. Rounding to bf16 gives
-    up to some 0.05, by a model as unsure as SmolLM2-135M is on mathematics.
+    up to some 0.05 over a hundred tokens, by a model as unsure as SmolLM2-135M is on mathematics.
     """
+    batch = collate([probe], device)
+    with torch.no_grad(), autocast(device):
+        learner = policy(batch.input_ids, batch.labels, batch.response_mask)[0][batch.response_mask].cpu()
+    reshard(policy)  # before the engine takes its memory back
     sampler.wake_weights()
     sampler.load_weights(checkpoint_weights(policy))
     sampler.wake_cache()
     engine = torch.tensor(sampler.logprobs(probe))
-    batch = collate([probe], device)
-    with torch.no_grad(), autocast(device):
-        learner = policy(batch.input_ids, batch.labels, batch.response_mask)[0][batch.response_mask].cpu()
+    learner = learner[: len(engine)]
     gap = (engine - learner).abs().mean().item()
     if not gap <= limit:
         raise RuntimeError(
@@ -306,8 +309,8 @@ def train(
             raise NotFinite(f"step {step + 1}, {error}; responses: {file}", error.rollouts) from None
         updated = time.perf_counter()
 
-        probe = rollouts[0]
-        hand_over(policy, sampler, probe, device)
+        # A response of a few tokens could miss the limit by rounding alone.
+        hand_over(policy, sampler, max(rollouts, key=lambda r: len(r.response_ids)), device)
         handed_over = time.perf_counter()
 
         # Log, evaluate, save.

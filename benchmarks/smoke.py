@@ -7,6 +7,7 @@ Written for the first run on a new GPU; on a CPU the engine has no sleep, and th
 """
 
 import argparse
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -23,6 +24,8 @@ from pretrain import TINY_BASE, make_tiny_base
 from rollout import Sampler
 from train import hand_over
 
+ROOT = Path(__file__).parents[1]
+
 
 def report(moment: str) -> None:
     """Memory in use at this moment: of the whole GPU, or of this process."""
@@ -34,10 +37,8 @@ def report(moment: str) -> None:
         print(f"{moment:<40}{pages * os.sysconf('SC_PAGE_SIZE') / 1e9:8.2f} GB")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--model", default=TINY_BASE)
-    model = parser.parse_args().model
+def engine_part(model: str) -> None:
+    """Sampling by seed, sleep, wake and hand-over, in a process of its own, so that the GPU is free after."""
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     if model == TINY_BASE and not os.path.isdir(model):
         make_tiny_base(model, accelerator)
@@ -51,27 +52,39 @@ def main() -> None:
     report("engine started")
     prompt = AutoTokenizer.from_pretrained(model).encode("What is 31 + 7 - 12?\n")
 
-    def greedy():
-        return sampler.sample([prompt], 1, 0.0, 64, (), seed=0)[0]
+    def sample(temperature: float, seed: int, n: int = 8):
+        return sampler.sample([prompt], n, temperature, 64, (), seed)
 
-    before = greedy()
+    (before,) = sample(0.0, seed=0, n=1)
+    drawn = [[r.text for r in sample(1.0, seed)] for seed in (0, 0, 1)]
+    if drawn[0] != drawn[1] or drawn[0] == drawn[2] or len(set(drawn[0])) == 1:
+        sys.exit(f"seeds 0, 0 and 1 gave {drawn}")
+    print("the same seed gives the same 8 responses, another seed others")
     for turn in (1, 2):
         sampler.sleep()
         report(f"engine asleep, turn {turn}")
         hand_over(policy, sampler, before, accelerator.device)  # wakes it, and compares log-probs
         report("engine awake, weights handed over")
-        after = greedy()
+        (after,) = sample(0.0, seed=0, n=1)
         if after.response_ids != before.response_ids:
             sys.exit(
                 f"after sleep and hand-over the same prompt gives {after.text!r}, before it {before.text!r}"
             )
-    print("the same greedy response before and after; now two steps of train.py")
-    sampler.sleep()  # its memory is for the engine of that run
+    print("the same greedy response before and after; now two steps of train.py", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--model", default=TINY_BASE)
+    model = parser.parse_args().model
+    engine = multiprocessing.get_context("spawn").Process(target=engine_part, args=(model,))
+    engine.start()
+    engine.join()
     run = ["train.py", "--recipe", "tiny", "--model", model, "--num_steps", "2", "--eval_limit", "50"]
     launcher = ["-m", "accelerate.commands.launch"] if torch.cuda.is_available() else []
-    done = subprocess.run([sys.executable, *launcher, *run], cwd=Path(__file__).parents[1])
-    print("smoke test passed" if done.returncode == 0 else "smoke test FAILED")
-    sys.exit(done.returncode)
+    failed = engine.exitcode or subprocess.run([sys.executable, *launcher, *run], cwd=ROOT).returncode
+    print("smoke test FAILED" if failed else "smoke test passed")
+    sys.exit(failed)
 
 
 if __name__ == "__main__":
