@@ -14,6 +14,9 @@ REQUIREMENTS := $(if $(filter 1,$(GPU)),requirements.txt,requirements-cpu.txt)
 INSTALLED    := .venv/installed-$(KIND)
 PIP          := .venv/bin/python -m pip install --quiet --disable-pip-version-check
 
+# How many seconds the launcher leaves its ranks for an update and a checkpoint, when it is told to stop.
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT ?= 600
+
 .PHONY: train test paper smoke soak lint clean
 
 train: $(INSTALLED)

@@ -12,7 +12,7 @@ from transformers import HfArgumentParser
 
 from learner import check_model, compute_dtype, empty_model
 from loss import ALGOS
-from memory import check_engine, memory_table
+from memory import GB, MACHINES, check_disk, check_memory, memory_table
 from pretrain import TINY_BASE
 from templates import TEMPLATES
 
@@ -32,7 +32,43 @@ RECIPES = {
     "oat-zero-1.5b": dict(model="Qwen/Qwen2.5-Math-1.5B", data="math12k", template="r1", **LARGE),
     "oat-zero-3b": dict(model="lkevinzc/Llama-3.2-3B-NuminaQA", data="math12k", template="r1", **LARGE),
     "figure5": dict(model="Qwen/Qwen2.5-1.5B", data="math12k", template="r1", **LARGE),
+    # Not the paper's: for one GPU of 24 GB. GSM8K by its own splits, so that its test questions are not seen.
+    "gsm8k-0.5b": dict(
+        model="Qwen/Qwen2.5-0.5B",
+        data="openai/gsm8k:main",
+        template="qwen_math",
+        num_steps=200,
+        prompts_per_step=32,
+        minibatch_size=64,
+        max_prompt_tokens=512,
+        max_response_tokens=1024,
+        micro_batch_tokens=8192,
+        eval_data=["openai/gsm8k:main"],
+        engine_memory=0.5,
+        **LARGE,
+    ),  # fmt: skip
 }
+# recipe -> number of GPUs -> how many GB each must have, by memory.py's plan; the best recipe first.
+SMALLEST_GPU = {
+    "oat-zero-7b": {2: 143, 4: 72, 8: 36},
+    "oat-zero-1.5b": {1: 58, 2: 29, 4: 15},
+    "gsm8k-0.5b": {1: 15},
+}
+
+
+def default_recipe(num_gpus: int, gpu_gb: float) -> str:
+    """The paper's 7B where it fits, else the largest that does; tiny without a GPU, or on a small one."""
+    for recipe, smallest in SMALLEST_GPU.items():
+        if any(num_gpus >= gpus and gpu_gb >= size for gpus, size in smallest.items()):
+            return recipe
+    return "tiny"
+
+
+def gpu_bytes() -> int | None:
+    """Memory of this rank's GPU, None where there is none."""
+    if not torch.cuda.is_available():
+        return None
+    return torch.cuda.get_device_properties(int(os.environ.get("LOCAL_RANK", 0))).total_memory
 
 
 def flag(default=None, help: str = "", choices=None):
@@ -95,20 +131,33 @@ def parse_config(args: Sequence[str]) -> Config:
     """Flags over the recipe over the defaults; with --resume, flags over the settings of the run itself."""
     usage = "train.py [--recipe NAME] [--algo NAME] [--flag value ...]   (-h lists all flags)"
     parser = HfArgumentParser(Config, usage=usage)
-    parser.set_defaults(recipe="oat-zero-7b" if torch.cuda.is_available() else "tiny")
+    ranks = int(os.environ.get("WORLD_SIZE", 1))
+    parser.set_defaults(recipe=default_recipe(ranks, (gpu_bytes() or 0) / GB))
     named, _ = parser.parse_known_args(args)
     parser.set_defaults(**RECIPES[named.recipe])
     if named.resume:
-        file = Path(named.output_dir or "") / "config.json"
-        if not named.output_dir or not file.exists():
-            raise ValueError(f"resume: output_dir {named.output_dir} is no run, it has no config.json")
-        saved = json.loads(file.read_text())
+        if not named.output_dir:
+            raise ValueError("resume: which run? set output_dir to its folder")
+        saved = saved_settings(named.output_dir)
         kept = [name for name in vars(Config()) if name in saved and name not in OF_ONE_CALL]
         parser.set_defaults(**{name: saved[name] for name in kept})
     (config,) = parser.parse_args_into_dataclasses(args)
     return config
 
 
+def saved_settings(output_dir: str) -> dict:
+    """config.json of a run, {} where there is none yet."""
+    file = Path(output_dir) / "config.json"
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def holds_something(folder: Path) -> bool:
+    """Whether a run, or anything else, left more in a folder than a start that failed does."""
+    left = folder.iterdir() if folder.exists() else ()
+    return any(path.is_dir() or path.stat().st_size for path in left if path.name not in OF_A_START)
+
+
+OF_A_START = ["lock", "config.json", "config.json.partial"]
 OF_ONE_CALL = ["output_dir", "resume", "allow_config_change", "dry_run"]
 # What else may differ when a run is resumed, and the policy stays the same but for rounding.
 FREE = """num_steps data_dir eval_data eval_every eval_limit save_every keep_checkpoints report_to
@@ -123,7 +172,9 @@ def check_changes(c: Config) -> list[str]:
     """
     if not c.resume:
         return []
-    saved = json.loads((Path(c.output_dir) / "config.json").read_text())
+    saved = saved_settings(c.output_dir)
+    if not saved:
+        return [f"resume: {c.output_dir} holds no run yet, so this is its start"]
     changes = {
         name: f"{name}: {saved[name]} before, now {value}"
         for name, value in vars(c).items()
@@ -170,15 +221,18 @@ def check(c: Config, world_size: int) -> None:
         )
     if c.report_to != "none" and importlib.util.find_spec(c.report_to) is None:
         raise ValueError(f"report_to {c.report_to}: install that package first, or leave the flag out")
-    if c.output_dir and not c.resume and Path(c.output_dir).exists() and any(Path(c.output_dir).iterdir()):
+    if c.output_dir and not c.resume and holds_something(Path(c.output_dir)):
         raise ValueError(f"output_dir {c.output_dir} holds another run: take a new folder, or add --resume")
+    if c.resume and not saved_settings(c.output_dir) and holds_something(Path(c.output_dir)):
+        raise ValueError(
+            f"resume: output_dir {c.output_dir} is no run, it has no config.json but other files"
+        )
     if c.model == TINY_BASE and not os.path.isdir(c.model):
         return  # it will be made
     context = check_model(c.model)
-    if longest > context:
+    if c.max_response_tokens >= context:
         raise ValueError(
-            f"max_prompt_tokens {c.max_prompt_tokens} + max_response_tokens {c.max_response_tokens} = "
-            f"{longest} is over the context of {c.model}, {context} tokens"
+            f"max_response_tokens {c.max_response_tokens} is over the context of {c.model}, {context} tokens"
         )
     try:
         model = empty_model(c.model, c.attn_implementation)
@@ -187,8 +241,10 @@ def check(c: Config, world_size: int) -> None:
     heads = model.config.num_attention_heads
     if heads % c.tensor_parallel:
         raise ValueError(f"tensor_parallel {c.tensor_parallel} does not divide {heads} attention heads")
-    gpu_bytes = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
-    check_engine(c, model, engine_share(c), gpu_bytes, compute_dtype())
+    if not c.dry_run:
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        check_memory(c, model, engine_share(c), gpu_bytes(), compute_dtype(), world_size, here)
+        check_disk(c, model, Path(c.output_dir or "runs"))
 
 
 def engine_share(c: Config) -> float:
@@ -214,11 +270,14 @@ def plan(c: Config, world_size: int, num_questions: int) -> str:
 
 
 def dry_run(c: Config, world_size: int, num_questions: int) -> str:
-    """Settings, batch arithmetic, and memory by part; a laptop asks on behalf of eight GPUs."""
-    gpus = 8 if world_size == 1 and not torch.cuda.is_available() else world_size
-    settings = json.dumps(asdict(c), indent=2)
+    """Settings, batch arithmetic, and memory by part on some machines, on this one first if it has a GPU.
+
+    Without a GPU a laptop asks on behalf of as many as the recipe is for.
+    """
+    settings, here = json.dumps(asdict(c), indent=2), gpu_bytes()
     if c.model == TINY_BASE:
         return f"{settings}\n{plan(c, world_size, num_questions)}"
-    share = c.engine_memory if torch.cuda.is_available() else None
-    table = memory_table(c, empty_model(c.model), share or 0.6, gpus)
+    gpus = world_size if here or world_size > 1 else max(SMALLEST_GPU.get(c.recipe, {8: 0}))
+    machines = [*([(gpus, round(here / GB))] if here else []), *MACHINES]
+    table = memory_table(c, empty_model(c.model), c.engine_memory or 0.6, machines)
     return f"{settings}\n{plan(c, gpus, num_questions)}\n{table}"

@@ -38,7 +38,7 @@ from transformers import AutoTokenizer, HfArgumentParser
 import judge
 import served
 from data import Problem, load_problems
-from learner import check_model, compute_dtype
+from learner import check_model, compute_dtype, start_accelerator
 from report import Record, analyse, by_group, markdown, read_records, summarize
 from report import pass_at_k as pass_at_k  # for those who import it from here
 from served import Response, Server, ServerError
@@ -176,7 +176,7 @@ class EvalConfig:
     template: str = flag("none", "one or several with commas: " + ", ".join(TEMPLATES))
     n: int = flag(1, "responses a question, one where the temperature is 0")
     temperature: str = flag("0", "one or several with commas; 0 is greedy")
-    max_response_tokens: int | None = flag(None, "default: 3000, or what the context leaves")
+    max_response_tokens: int | None = flag(None, "default: 3000; the context may end a response before")
     limit: int | None = flag(None, "first questions of each set only")
     memory: float | None = flag(None, "GPU: share of its memory; CPU: GiB of KV cache")
     seed: int = flag(0, "of sampling, and of the intervals")
@@ -198,7 +198,7 @@ class Plan(NamedTuple):
     temperatures: list[float]
     tokenizer: Any
     budget: int  # of a response, in tokens
-    longest: int  # prompt, in tokens
+    max_model_len: int  # prompt and response together, in tokens
 
 
 def check(c: EvalConfig, num_ranks: int) -> None:
@@ -253,16 +253,19 @@ def prepare(c: EvalConfig) -> Plan:
         return Plan(sets, templates, temperatures, tokenizer, c.max_response_tokens or 3000, 0)
     context = check_model(c.model)
     tokenizer = AutoTokenizer.from_pretrained(c.model)
-    longest = max(len(ids) for ids in tokenizer(prompts)["input_ids"])
-    if longest >= context:
-        raise ValueError(f"the longest prompt has {longest} tokens, and the model's context is {context}")
-    budget = c.max_response_tokens or min(3000, context - longest)
-    if longest + budget > context:
+    lengths = [len(ids) for ids in tokenizer(prompts)["input_ids"]]
+    if max(lengths) >= context:
         raise ValueError(
-            f"the longest prompt, {longest} tokens, and max_response_tokens {budget} are over the model's "
-            f"context of {context}: set max_response_tokens to {context - longest} or less"
+            f"the longest prompt has {max(lengths)} tokens, and the model's context is {context}"
         )
-    return Plan(sets, templates, temperatures, tokenizer, budget, longest)
+    budget = c.max_response_tokens or min(3000, context - 1)
+    if budget >= context:
+        raise ValueError(f"max_response_tokens {budget} is over the model's context, {context} tokens")
+    if cut := sum(length + budget > context for length in lengths):
+        PartialState().print(
+            f"{cut} prompts leave less than {budget} tokens of the model's context, {context}"
+        )
+    return Plan(sets, templates, temperatures, tokenizer, budget, min(context, max(lengths) + budget))
 
 
 def local_source(c: EvalConfig, plan: Plan) -> Callable[..., list[Record]]:
@@ -271,7 +274,7 @@ def local_source(c: EvalConfig, plan: Plan) -> Callable[..., list[Record]]:
 
     sampler = Sampler(
         c.model,
-        max_model_len=plan.longest + plan.budget,
+        max_model_len=plan.max_model_len,
         dtype=compute_dtype(),
         memory=c.memory or (0.85 if torch.cuda.is_available() else 2.0),
     )
@@ -358,7 +361,7 @@ def write_report(c: EvalConfig, plan: Plan, folder: Path) -> None:
 def main() -> None:
     parser = HfArgumentParser(EvalConfig, usage="eval.py --model MODEL [--flag value ...]   (-h: all flags)")
     (c,) = parser.parse_args_into_dataclasses()
-    state = PartialState(cpu=not torch.cuda.is_available())
+    state = start_accelerator().state
     folder = Path(c.output_dir or f"runs/eval-{time.strftime('%Y%m%d-%H%M%S')}")
     try:
         check(c, state.num_processes)

@@ -10,11 +10,13 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from accelerate import init_empty_weights
+from accelerate import Accelerator, init_empty_weights
+from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -57,6 +59,16 @@ class Policy(nn.Module):
         picked, entropy = linear_logprobs(hidden[mask], head.weight, labels[mask], temperature=temperature)
         zeros = torch.zeros(labels.shape, dtype=torch.float32, device=labels.device)
         return zeros.masked_scatter(mask, picked), zeros.masked_scatter(mask, entropy)
+
+
+# Ranks wait for one that downloads a large model, or for a slow disk. A rank that dies is noticed otherwise.
+PATIENCE = timedelta(hours=6)
+
+
+def start_accelerator(**options) -> Accelerator:
+    """accelerate's view of ranks and devices, the process group started where there are several ranks."""
+    patient = InitProcessGroupKwargs(timeout=PATIENCE)
+    return Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[patient], **options)
 
 
 def compute_dtype() -> torch.dtype:

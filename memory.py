@@ -5,8 +5,12 @@ learner's weights and optimizer; while the learner updates, the engine sleeps.
 """
 
 import copy
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
+import psutil
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -17,6 +21,7 @@ from loss import _LinearLogprobs
 
 GB = 1e9
 USABLE = 0.92  # of a GPU: CUDA's context, its graphs, NCCL's buffers and fragmentation take the rest
+PROCESS = 1e9  # without a GPU: Python with torch and vLLM
 
 
 class Memory(NamedTuple):
@@ -131,61 +136,109 @@ def engine_memory(c, model: nn.Module, dtype: torch.dtype = torch.bfloat16) -> t
     return weights, per_token * (c.max_prompt_tokens + c.max_response_tokens)
 
 
-def check_engine(c, model: nn.Module, share: float, gpu_bytes: float | None, dtype: torch.dtype) -> None:
-    """ValueError if the engine's `share` (GiB where there is no GPU) does not hold model and one response."""
-    weights, response = engine_memory(c, model, dtype)
-    room = share * 2**30 if gpu_bytes is None else share * gpu_bytes - weights
-    if room < response:
-        part = "KV cache" if gpu_bytes is None else f"weights, {weights / GB:.2f} GB, and KV cache"
-        total = share * (2**30 if gpu_bytes is None else gpu_bytes)
+def disk_needed(c, model: nn.Module) -> tuple[float, float]:
+    """(a checkpoint, all that a run holds at its worst) in bytes: weights and AdamW's moments in float32.
+
+    That is the newest `keep_checkpoints`, the most accurate one, one that is being written, and model/.
+    """
+    parameters = sum(p.numel() for p in model.parameters())
+    at_once = min(c.keep_checkpoints + 2, -(-c.num_steps // c.save_every))
+    return 12 * parameters, (12 * at_once + 4) * parameters
+
+
+def check_disk(c, model: nn.Module, folder: Path) -> None:
+    """ValueError if the disk has no room for the checkpoints of a run in `folder`, there or not yet."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    held = sum(file.stat().st_size for file in folder.glob("checkpoints/step_*/*"))
+    free = shutil.disk_usage(there).free + held
+    checkpoint, needed = disk_needed(c, model)
+    if free < needed:
         raise ValueError(
-            f"engine_memory {share:g} is {total / GB:.2f} GB for vLLM's {part}, and one response of full "
-            f"length takes {response / GB:.2f} GB of KV cache: raise --engine_memory"
-            + ("" if gpu_bytes is None else " or --tensor_parallel")
+            f"output_dir {folder}: a run needs up to {needed / GB:.1f} GB of disk, {checkpoint / GB:.1f} a "
+            f"checkpoint, and {free / GB:.1f} are free: take another disk, or lower --keep_checkpoints"
         )
 
 
-def memory_table(c, model: nn.Module, share: float, gpus: int = 8, sizes: tuple[int, ...] = (40, 80)) -> str:
-    """The parts in GB on `gpus` GPUs of each of `sizes` GB, and what to change where they do not fit."""
-    need = learner_memory(c, model, gpus)
+def check_memory(
+    c, model: nn.Module, share: float, gpu_bytes: float | None, dtype: torch.dtype, world_size: int, here: int
+) -> None:
+    """ValueError, with the flag to change, if learner and engine do not fit into a GPU or, without one, RAM.
+
+    `share` is the engine's: of the GPU, or GiB of KV cache. `here`: ranks that share this machine's RAM.
+    """
+    weights, response = engine_memory(c, model, dtype)
+    if gpu_bytes is None and share * 2**30 < response:
+        raise ValueError(
+            f"engine_memory {share:g} is {share * 2**30 / GB:.2f} GB for vLLM's KV cache, and one response "
+            f"of full length takes {response / GB:.2f} GB: raise --engine_memory"
+        )
+    if gpu_bytes is not None:
+        need = learner_memory(c, model, world_size, dtype)
+        if texts := _advice(c, need, model, share, gpu_bytes / GB):
+            raise ValueError(f"GPUs of {gpu_bytes / GB:.0f} GB, {world_size} of them: {'; '.join(texts)}")
+        return
+    room = psutil.virtual_memory().available / here
+    engine = weights + share * 2**30 + PROCESS
+    if 16 * sum(p.numel() for p in model.parameters()) < room / 50:
+        return  # as the tiny base: not worth a second of following tensors
+    need = learner_memory(c, model, world_size, dtype, chunk_size=2**22)
+    if need.update + engine > USABLE * room:  # without a GPU the engine keeps its memory
+        raise ValueError(
+            f"{room / GB:.1f} GB of RAM a process, and the engine takes {engine / GB:.1f}: "
+            + (_change_of_update(c, need, USABLE * room - engine) or "")
+        )
+
+
+MACHINES = ((1, 24), (1, 80), (8, 40), (8, 80))  # GPUs, and GB of each
+
+
+def memory_table(c, model: nn.Module, share: float, machines: Sequence[tuple[int, float]] = MACHINES) -> str:
+    """The parts in GB on each of some machines, what to change where they do not fit, and the disk."""
+    needs = {gpus: learner_memory(c, model, gpus) for gpus, _ in machines}
+    columns = [(needs[gpus], size) for gpus, size in machines]
     weights, response = engine_memory(c, model)
-    caches = {size: max(0.0, share * size * GB - weights) for size in sizes}
-    beside = {size: need.beside_engine + weights + caches[size] for size in sizes}
+    caches = [max(0.0, share * size * GB - weights) for _, size in columns]
 
     def line(name: str, values, unit: float = GB, digits: int = 1) -> str:
         return f"{name:<46}" + "".join(f"{value / unit:>12.{digits}f}" for value in values)
 
-    def both(value: float) -> list[float]:
-        return [value] * len(sizes)
-
-    lines = [f"{'memory of each GPU, in GB':<46}" + "".join(f"{f'{gpus} x {size} GB':>12}" for size in sizes)]
-    lines += [line(f"learner: {part}", both(value)) for part, value in need._asdict().items() if value]
-    lines += [line("  its sum, while it updates", both(need.update))]
-    lines += [line("engine: weights", both(weights)), line("engine: KV cache", caches.values())]
-    lines += [line("  with the learner's weights and optimizer", beside.values())]
-    at_once = [cache // response for cache in caches.values()]
+    heads = [f"{gpus} x {size:g} GB" for gpus, size in machines]
+    lines = [f"{'memory of each GPU, in GB':<46}" + "".join(f"{head:>12}" for head in heads)]
+    for part in Memory._fields:
+        values = [getattr(need, part) for need, _ in columns]
+        lines += [line(f"learner: {part}", values)] if any(values) else []
+    lines += [line("  its sum, while it updates", [need.update for need, _ in columns])]
+    lines += [line("engine: weights", [weights] * len(columns)), line("engine: KV cache", caches)]
+    beside = [need.beside_engine + weights + cache for (need, _), cache in zip(columns, caches, strict=True)]
+    lines += [line("  with the learner's weights and optimizer", beside)]
+    at_once = [cache // response for cache in caches]
     lines += [line("responses of full length sampled at once", at_once, unit=1, digits=0)]
-    return "\n".join(
-        lines + [f"! {size} GB: {text}" for size in sizes for text in _advice(c, need, model, share, size)]
-    )
+    for head, (need, size) in zip(heads, columns, strict=True):
+        lines += [f"! {head}: {text}" for text in _advice(c, need, model, share, size)]
+    checkpoint, run = disk_needed(c, model)
+    return "\n".join([*lines, f"disk: {checkpoint / GB:.1f} GB a checkpoint, up to {run / GB:.1f} GB a run"])
 
 
-def _advice(c, need: Memory, model: nn.Module, share: float, size: int) -> list[str]:
+def _change_of_update(c, need: Memory, usable: float) -> str:
+    """What to change so that an update fits into `usable` bytes; "" where it does."""
+    if need.update <= usable:
+        return ""
+    fixed = need.update - need.activations
+    tokens = int(c.micro_batch_tokens * (usable - fixed) / need.activations)
+    changes = []
+    if tokens >= c.max_prompt_tokens + c.max_response_tokens:
+        changes.append(f"--micro_batch_tokens {tokens}")
+    if fixed < usable and not c.gradient_checkpointing:
+        changes.append("--gradient_checkpointing true")
+    change = " or ".join(changes) or "more GPUs, or a smaller model"
+    parts = f"{need.update / GB:.1f}, activations {need.activations / GB:.1f} of it"
+    return f"an update takes {parts}: {change}"
+
+
+def _advice(c, need: Memory, model: nn.Module, share: float, size: float) -> list[str]:
     """What to change so that a GPU of `size` GB is enough."""
     usable, weights, response = USABLE * size * GB, *engine_memory(c, model)
-    texts = []
-    if need.update > usable:
-        fixed = need.update - need.activations
-        tokens = int(c.micro_batch_tokens * (usable - fixed) / need.activations)
-        if tokens >= c.max_prompt_tokens + c.max_response_tokens:
-            change = f"--micro_batch_tokens {tokens}"
-        elif fixed < usable and not c.gradient_checkpointing:
-            change = "--gradient_checkpointing true"
-        else:
-            change = "more GPUs, or a smaller model"
-        texts.append(
-            f"an update takes {need.update / GB:.1f}, activations {need.activations / GB:.1f} of it: {change}"
-        )
+    texts = [text for text in [_change_of_update(c, need, usable)] if text]
     if share * size * GB < weights + response:
         texts.append(
             f"the engine's share, {share * size:.1f}, does not hold its weights and a response: "

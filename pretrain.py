@@ -37,7 +37,15 @@ from data import (
     open_source,
     random_chain,
 )
-from learner import Policy, autocast, check_model, load_policy, prepare_policy, save_model
+from learner import (
+    Policy,
+    autocast,
+    check_model,
+    load_policy,
+    prepare_policy,
+    save_model,
+    start_accelerator,
+)
 from loss import masked_mean
 
 END = "<|endoftext|>"
@@ -305,7 +313,7 @@ def main() -> None:
     )
     (config,) = parser.parse_args_into_dataclasses()
     started = time.perf_counter()
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    accelerator = start_accelerator()
     try:
         if config.model is None and config.data is None:
             make_tiny_base(config.output_dir or TINY_BASE, accelerator, config.seed, config.lr or 3e-3)

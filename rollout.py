@@ -57,6 +57,10 @@ def collate(rollouts: Sequence[Rollout], device: torch.device | str = "cpu") -> 
     return Batch(*(tensor.to(device) for tensor in batch))
 
 
+class EngineFailed(RuntimeError):
+    """vLLM raised an error, which this one names. The engine is of no use any more."""
+
+
 class Sampler:
     """A vLLM engine with the learner's weights.
 
@@ -155,7 +159,7 @@ class Sampler:
         # Keys and values that an earlier call left behind were rounded in another batch than a resumed run's.
         self._llm.reset_prefix_cache()
         inputs = [{"prompt_token_ids": ids} for ids, _ in prompts_and_seeds]
-        outputs = self._llm.generate(inputs, params, use_tqdm=progress)[mine]
+        outputs = self._generate(inputs, params, progress)[mine]
         return [
             Rollout(
                 prompt_ids=prompt_ids,
@@ -183,8 +187,14 @@ class Sampler:
         params = self._sampling_params(max_tokens=1, temperature=1.0, prompt_logprobs=0, flat_logprobs=True)
         ids = (rollout.prompt_ids + rollout.response_ids)[: self._max_model_len - 1]
         inputs, mine = self._of_engine([{"prompt_token_ids": ids}])
-        (output,) = self._llm.generate(inputs, params, use_tqdm=False)[mine]
+        (output,) = self._generate(inputs, params)[mine]
         return [output.prompt_logprobs[t][ids[t]].logprob for t in range(len(rollout.prompt_ids), len(ids))]
+
+    def _generate(self, inputs: list[dict], params, progress: bool = False) -> list:
+        try:
+            return self._llm.generate(inputs, params, use_tqdm=progress)
+        except Exception as error:  # whatever an engine may die of
+            raise EngineFailed(f"{type(error).__name__}: {error}") from error
 
     def _of_engine(self, items: list) -> tuple[list, slice]:
         """The items of all ranks that share this engine, in one order for all, and where this rank's are."""

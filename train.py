@@ -49,12 +49,14 @@ from learner import (
     load_policy,
     reshard,
     save_model,
+    start_accelerator,
     update,
 )
 from loss import ALGOS, group_advantages
 from pretrain import TINY_BASE, make_tiny_base
-from rollout import Rollout, Sampler, collate
+from rollout import EngineFailed, Rollout, Sampler, collate
 from runlog import RunLog, response_metrics
+from stopping import BAD_INPUT, ENGINE_FAILED, NOT_FINITE, Interrupted, StopSignal
 from templates import TEMPLATES, apply_template
 from verify import VerifierPool
 
@@ -79,31 +81,40 @@ def encode_questions(
 ) -> tuple[list[Problem], list[list[int]], int]:
     """Problems whose prompts fit the limit, those prompts as ids, and the engine's context in tokens.
 
-    ValueError if too few problems are left, or if an evaluation prompt does not fit the model's context.
+    A response that the model's context leaves less room than the budget ends there, as truncated. ValueError
+    if too few problems are left, or if an evaluation prompt leaves no room at all.
     """
 
     def encode(some: list[Problem]) -> list[list[int]]:
         return tokenizer([apply_template(c.template, problem.question) for problem in some])["input_ids"]
 
+    context = check_model(c.model)
     pairs = list(zip(problems, encode(problems), strict=True))
-    kept = [(problem, ids) for problem, ids in pairs if len(ids) <= c.max_prompt_tokens]
+    longest = min(c.max_prompt_tokens, context - 1)
+    kept = [(problem, ids) for problem, ids in pairs if len(ids) <= longest]
     limit = f"max_prompt_tokens {c.max_prompt_tokens}"
+    if longest < c.max_prompt_tokens:
+        limit = f"what the context of {c.model}, {context} tokens, can take"
     if len(kept) < c.prompts_per_step:
         raise ValueError(
             f"{len(kept)} of {len(pairs)} questions of {c.data} are within {limit}, fewer than "
             f"prompts_per_step {c.prompts_per_step}"
         )
+    say = PartialState().print
     if len(kept) < len(pairs):
-        PartialState().print(f"{len(pairs) - len(kept)} of {len(pairs)} questions are left out: over {limit}")
-    longest_eval = max((len(ids) for some in eval_sets.values() for ids in encode(some)), default=0)
-    needed = max(c.max_prompt_tokens, longest_eval) + c.max_response_tokens
-    context = check_model(c.model)
-    if needed > context:
-        raise ValueError(
-            f"the longest evaluation prompt, {longest_eval} tokens, + max_response_tokens "
-            f"{c.max_response_tokens} is over the context of {c.model}, {context} tokens"
-        )
-    return [problem for problem, _ in kept], [ids for _, ids in kept], needed
+        say(f"{len(pairs) - len(kept)} of {len(pairs)} questions are left out: over {limit}")
+    lengths = {name: [len(ids) for ids in encode(some)] for name, some in eval_sets.items()}
+    for name, of_set in lengths.items():
+        if max(of_set) >= context:
+            raise ValueError(
+                f"a prompt of {name} has {max(of_set)} tokens, and the context of {c.model} is {context}"
+            )
+    lengths[c.data] = lengths.get(c.data, []) + [len(ids) for _, ids in kept]
+    for name, of_set in lengths.items():
+        if cut := sum(length + c.max_response_tokens > context for length in of_set):
+            say(f"{cut} prompts of {name} leave less than max_response_tokens of the context, {context}")
+    needed = max(max(of_set) for of_set in lengths.values()) + c.max_response_tokens
+    return [problem for problem, _ in kept], [ids for _, ids in kept], min(needed, context)
 
 
 def hand_over(
@@ -132,31 +143,6 @@ def hand_over(
         )
 
 
-class Interrupted(BaseException):
-    """Ends the sampling of a step that is given up. No Exception, so that no engine takes it for its own."""
-
-
-class StopSignal:
-    """Ctrl-C or a termination signal: obeyed at once while sampling, else after the step.
-
-    A second Ctrl-C ends the process as it is.
-    """
-
-    def __init__(self):
-        self.received, self.sampling = 0, False
-        signal.signal(signal.SIGINT, self)
-        signal.signal(signal.SIGTERM, self)
-
-    def __call__(self, signum, frame):
-        if self.received and signum == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = signum
-        print("\nstopping, and saving (Ctrl-C once more: stop at once)", file=sys.stderr)
-        if self.sampling:
-            self.sampling = False
-            raise Interrupted
-
-
 def sample_or_stop(
     sample: Callable[[], list[Rollout]], stop: StopSignal, tensor_parallel: int
 ) -> tuple[list[Rollout], str]:
@@ -173,9 +159,11 @@ def sample_or_stop(
         stop.sampling = False
     except Interrupted:
         pass
-    except Exception as error:  # whatever an engine may die of
+    except EngineFailed as error:
         stop.sampling = False
-        failure = f"{type(error).__name__}: {error}"
+        if tensor_parallel > 1:  # ranks that wait within the engine would never hear of it below
+            raise
+        failure = str(error)
     failures, signals = zip(*gather_object([(failure, stop.received)]), strict=True)
     stop.received = max(signals)
     return rollouts, "" if stop.received else next(filter(None, failures), "")
@@ -277,12 +265,9 @@ def train(
         attempt = partial(sample, step, [prompts[i] for i in chosen], c.group_size)
         rollouts, failure = sample_or_stop(attempt, stop, c.tensor_parallel)
         if failure:
-            log.say(f"! the engine failed ({failure}): it is started once more, with the current weights")
-            sampler.restart()
-            hand_over(policy, sampler, probe, device)
-            rollouts, failure = sample_or_stop(attempt, stop, c.tensor_parallel)
-            if failure:
-                raise RuntimeError(f"the engine failed again: {failure}")
+            if saved_at != step:
+                save(step, {})
+            raise EngineFailed(failure)
         if stop.received:
             if saved_at != step and not save(step, {}):
                 sys.exit(f"train.py: stopped after step {step}, and it could not be saved")
@@ -342,7 +327,7 @@ def train(
             try_again = not save(step + 1, evaluated)
             saved_at = saved_at if try_again else step + 1
 
-    if stop.received != signal.SIGTERM:  # whoever takes the machine away does not wait for it
+    if stop.received in (0, signal.SIGINT):  # whoever takes the machine away does not wait for it
         save_model(policy, tokenizer, folder / "model", AutoConfig.from_pretrained(c.model).dtype)
         log.say(f"the trained model is in {folder / 'model'}")
     verifier.close()
@@ -370,48 +355,56 @@ def open_run(config: Config, accelerator: Accelerator):
     return held
 
 
-def main() -> None:
-    """Flags to a run. What cannot work ends in one sentence and exit code 2, before a model loads.
+def prepare(c: Config, accelerator: Accelerator) -> tuple | None:
+    """What `train` takes, all but the weights read and checked. None for --dry_run, which prints its plan."""
+    check(c, accelerator.num_processes)
+    for line in check_changes(c):
+        accelerator.print(line)
+    columns = dict(question_column=c.question_column, answer_column=c.answer_column)
+    problems = load_problems(c.data, data_dir=c.data_dir, **columns)
+    options = dict(data_dir=c.data_dir, limit=c.eval_limit)
+    eval_sets = {name: load_problems(name, "test", **options) for name in c.eval_data}
+    describe, to_be_made = dry_run if c.dry_run else plan, c.model == TINY_BASE and not os.path.isdir(c.model)
+    if to_be_made:
+        accelerator.print(describe(c, accelerator.num_processes, len(problems)))
+        if c.dry_run:
+            return None
+        accelerator.print(f"The tiny base model is made first, once, in {TINY_BASE}")
+        make_tiny_base(TINY_BASE, accelerator, seed=c.seed)
+    tokenizer = AutoTokenizer.from_pretrained(c.model)
+    problems, prompts, max_model_len = encode_questions(c, tokenizer, problems, eval_sets)
+    if not to_be_made:
+        accelerator.print(describe(c, accelerator.num_processes, len(problems)))
+    return None if c.dry_run else (tokenizer, problems, prompts, eval_sets, max_model_len)
 
-    Exit code 3: a loss or gradient was not finite; the run can be resumed from its newest checkpoint.
-    """
+
+def main() -> None:
+    """Flags to a run. What cannot work ends in one sentence and exit code 2, before a model loads."""
     is_main = int(os.environ.get("RANK", 0)) == 0
     disable_progress_bar()  # of transformers, for each load and save
     try:
         config = parse_config(sys.argv[1:])
-        accelerator = Accelerator(cpu=not torch.cuda.is_available())
-        check(config, accelerator.num_processes)
-        for line in check_changes(config):
-            accelerator.print(line)
-        columns = dict(question_column=config.question_column, answer_column=config.answer_column)
-        problems = load_problems(config.data, data_dir=config.data_dir, **columns)
-        eval_sets = {
-            name: load_problems(name, "test", data_dir=config.data_dir, limit=config.eval_limit)
-            for name in config.eval_data
-        }
-        if config.dry_run:
-            if is_main:
-                print(dry_run(config, accelerator.num_processes, len(problems)))
+        accelerator = start_accelerator()
+        prepared = prepare(config, accelerator)
+        if prepared is None:
             return
-        accelerator.print(plan(config, accelerator.num_processes, len(problems)))
-        if config.model == TINY_BASE and not os.path.isdir(TINY_BASE):
-            accelerator.print(f"The tiny base model is made first, once, in {TINY_BASE}")
-            make_tiny_base(TINY_BASE, accelerator, seed=config.seed)
-        tokenizer = AutoTokenizer.from_pretrained(config.model)
-        problems, prompts, max_model_len = encode_questions(config, tokenizer, problems, eval_sets)
         held = open_run(config, accelerator)
     except (ValueError, OSError) as error:
         if is_main:
             print(f"train.py: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(BAD_INPUT)
     if config.report_to != "none":
-        accelerator = Accelerator(log_with=config.report_to, project_dir=config.output_dir)
+        accelerator = start_accelerator(log_with=config.report_to, project_dir=config.output_dir)
         accelerator.init_trackers("r1-zero")
     try:
-        train(config, accelerator, tokenizer, problems, prompts, eval_sets, max_model_len)
+        train(config, accelerator, *prepared)
     except NotFinite as error:
         print(f"train.py: {error}", file=sys.stderr)
-        sys.exit(3)
+        sys.exit(NOT_FINITE)
+    except EngineFailed as error:
+        again = f"to go on: --output_dir {config.output_dir} --resume"
+        print(f"train.py: the engine failed: {error}; {again}", file=sys.stderr)
+        sys.exit(ENGINE_FAILED)
     for tracker in accelerator.trackers:
         tracker.finish()
     if held:

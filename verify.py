@@ -302,7 +302,12 @@ def work(timeout_s: float) -> None:
     which stops C code too.
     """
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+        signal.SIGHUP,
+    ):  # a launcher sends them to all its processes
+        signal.signal(number, signal.SIG_IGN)  # the parent ends this one
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     import mathexpr  # noqa: F401, before the first answer, so that none pays for the import of sympy
 

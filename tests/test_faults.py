@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -90,12 +91,13 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(ranks, checkpoint, tmp_
 
 
 @pytest.mark.slow
-def test_a_termination_signal_saves_within_half_a_minute_and_one_folder_has_one_run(checkpoint, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_saves_within_half_a_minute_and_one_folder_has_one_run(number, checkpoint, tmp_path):
     first = start(tmp_path, "--model", checkpoint, "--num_steps", "10000", "--save_every", "5000")
     read_until(first, "step   2/10000")
     second = finish(start(tmp_path, "--resume"), code=2)
     assert "is in use by another run" in second
-    first.send_signal(signal.SIGTERM)
+    first.send_signal(number)
     asked = time.monotonic()
     printed = finish(first)
     assert time.monotonic() - asked < 30
@@ -108,7 +110,7 @@ def test_a_termination_signal_saves_within_half_a_minute_and_one_folder_has_one_
 UNLUCKY = """
 import sys
 import torch
-import checkpoint, rollout, train
+import train
 from accelerate import Accelerator
 
 calls = {}
@@ -125,18 +127,13 @@ def save(*arguments):
         raise OSError("No space left on device")
     return save_checkpoint(*arguments)
 
-def sample(self, *arguments, **keywords):
-    if keywords == {} and number_of("sample") == 3:  # the first was the probe, and step 2 is this
-        raise RuntimeError("the engine is ill")
-    return sample_of(self, *arguments, **keywords)
-
 def update(policy, optimizer, rollouts, advantages, *rest):
     if number_of("update") == 4:
         advantages = torch.full_like(advantages, float("nan"))
     return update_of(policy, optimizer, rollouts, advantages, *rest)
 
-save_checkpoint, sample_of, update_of = train.save_checkpoint, rollout.Sampler.sample, train.update
-train.save_checkpoint, rollout.Sampler.sample, train.update = save, sample, update
+save_checkpoint, update_of = train.save_checkpoint, train.update
+train.save_checkpoint, train.update = save, update
 Accelerator.log = tracker_is_gone
 train.main()
 """
@@ -150,7 +147,6 @@ def test_a_run_survives_what_it_can_and_stops_at_what_is_not_a_number(checkpoint
     printed = finish(start(folder, "--model", checkpoint, "--save_every", "2", script=script), code=3)
     assert "! the tracker failed, and training goes on: ConnectionError" in printed
     assert printed.count("the tracker failed") == 1
-    assert "! the engine failed (RuntimeError: the engine is ill): it is started once more" in printed
     assert "! no checkpoint after step 2, trying again after the next: No space left on device" in printed
     assert [p.name for p in (folder / "checkpoints").iterdir()] == ["step_3"]
     assert "train.py: step 4, minibatch 0, micro-batches [0]: losses [nan]" in printed
@@ -160,6 +156,56 @@ def test_a_run_survives_what_it_can_and_stops_at_what_is_not_a_number(checkpoint
     assert "resume: num_steps: 6 before, now 4" in printed and "step   4/4" in printed
     assert "step   3/4" not in printed
     assert [m["step"] for m in records(folder)] == [0, 1, 2, 3, 4]
+
+
+ILL = """
+import torch.distributed as dist
+import rollout, train
+
+generate_of, calls = rollout.Sampler._generate, []
+
+class IllLLM:
+    def generate(self, *_, **__):
+        raise RuntimeError("out of memory")
+
+def generate(self, *arguments):
+    calls.append(1)
+    # Calls: the first probe, its check, the evaluation, step 1, its check; then step 2.
+    if len(calls) == 6 and (not dist.is_initialized() or dist.get_rank() == 1):
+        self._llm = IllLLM()
+    return generate_of(self, *arguments)
+
+rollout.Sampler._generate = generate
+train.main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_failed_engine_is_saved_before_and_a_resumed_run_goes_on_as_if_it_had_not(
+    ranks, checkpoint, tmp_path
+):
+    """The engine of the last rank fails in step 2; both save, and the launcher's exit code is its own."""
+    (tmp_path / "ill.py").write_text(ILL)
+    flags = ["--model", checkpoint, "--save_every", "50", "--num_steps", "3", "--resume"]
+    ill = start(tmp_path / "run", *flags, script=str(tmp_path / "ill.py"), ranks=ranks)
+    printed = finish(ill, code=4 if ranks == 1 else 1)
+    assert f"resume: {tmp_path / 'run'} holds no run yet, so this is its start" in printed
+    assert "train.py: the engine failed: RuntimeError: out of memory; to go on: --output_dir" in printed
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_1"]
+    finish(start(tmp_path / "run", *flags, ranks=ranks))
+    finish(start(tmp_path / "straight", *flags, ranks=ranks))
+    assert untimed(tmp_path / "run") == untimed(tmp_path / "straight")
+
+
+@pytest.mark.slow
+def test_a_start_that_failed_does_not_block_the_next(checkpoint, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(checkpoint, broken)
+    (broken / "model.safetensors").write_bytes(b"no weights")
+    flags = ["--num_steps", "1", "--model"]
+    assert "Error" in finish(start(tmp_path / "run", *flags, str(broken)), code=1)
+    finish(start(tmp_path / "run", *flags, checkpoint))
 
 
 def test_flags_that_change_the_training_need_leave(tmp_path):

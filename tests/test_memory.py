@@ -10,8 +10,9 @@ import torch
 from transformers import LlamaConfig, Qwen2Config
 
 import memory
+from config import SMALLEST_GPU, default_recipe, parse_config
 from learner import compute_dtype, empty_model
-from memory import check_engine, engine_memory, learner_memory, memory_table
+from memory import check_disk, check_memory, disk_needed, engine_memory, learner_memory, memory_table
 
 ROOT = Path(__file__).parents[1]
 
@@ -58,6 +59,9 @@ def settings(**changes) -> SimpleNamespace:
         attn_implementation="sdpa",
         tensor_parallel=1,
         beta=0.0,
+        keep_checkpoints=2,
+        num_steps=500,
+        save_every=16,
     )
     return SimpleNamespace(**usual | changes)
 
@@ -134,24 +138,117 @@ def test_what_does_not_fit_is_named_with_the_flag_to_change(
 ):
     need = memory.Memory(*(part * 1e9 for part in parts))
     monkeypatch.setattr(memory, "learner_memory", lambda *_: need)
-    printed = memory_table(settings(**changes), qwen_7b, share).splitlines()
+    printed = memory_table(settings(**changes), qwen_7b, share, ((8, 40), (8, 80))).splitlines()
     warnings = [line for line in printed if line.startswith("!")]
     assert len(warnings) == len(advice)
     for line, (size, text) in zip(warnings, advice.items(), strict=True):
-        assert line.startswith(f"! {size} GB: ") and text in line
+        assert line.startswith(f"! 8 x {size} GB: ") and text in line
 
 
-def test_an_engine_without_room_is_refused(qwen_7b):
-    check_engine(settings(), qwen_7b, 0.6, 40e9, torch.bfloat16)
+def check(model, gpu_bytes, share=0.6, ranks=8, **changes):
+    check_memory(settings(**changes), model, share, gpu_bytes, torch.bfloat16, ranks, ranks)
+
+
+def test_a_gpu_without_room_is_refused(qwen_7b, monkeypatch):
+    monkeypatch.setattr(memory, "learner_memory", lambda *_: memory.Memory(*(p * 1e9 for p in FITS)))
+    check(qwen_7b, 40e9)
     with pytest.raises(
-        ValueError, match="engine_memory 0.3 is 12.00 GB for vLLM's weights, 15.23 GB, and KV"
+        ValueError, match="^GPUs of 40 GB, 8 of them: the engine's share, 12.0, does not hold"
     ):
-        check_engine(settings(), qwen_7b, 0.3, 40e9, torch.bfloat16)
-    check_engine(settings(), qwen_7b, 0.22, None, torch.bfloat16)
+        check(qwen_7b, 40e9, share=0.3)
+    with pytest.raises(ValueError, match="GPUs of 24 GB, 8 of them: an update takes 31.0, .*: more GPUs"):
+        check(qwen_7b, 24e9, share=0.7)
+
+
+def test_without_a_gpu_learner_and_engine_share_the_ram(qwen_7b, monkeypatch):
+    monkeypatch.setattr(memory, "learner_memory", lambda *_, **__: memory.Memory(*(p * 1e9 for p in FITS)))
+    ram = SimpleNamespace(available=0)
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: ram)
+    # 31 of the update, 15.23 of the engine's weights, 1.07 of its cache, 1 of the process; 92 % are used.
+    ram.available = 53e9
+    check(qwen_7b, None, share=1.0, ranks=1)
+    ram.available = 52e9
+    with pytest.raises(ValueError, match="52.0 GB of RAM a process, and the engine takes 17.3: an update"):
+        check(qwen_7b, None, share=1.0, ranks=1)
+    with pytest.raises(ValueError, match="--micro_batch_tokens [0-9]+ or --gradient_checkpointing true$"):
+        check(qwen_7b, None, share=1.0, ranks=1, gradient_checkpointing=False, micro_batch_tokens=16384)
     with pytest.raises(
         ValueError, match="engine_memory 0.2 is 0.21 GB for vLLM's KV cache, and one response"
     ):
-        check_engine(settings(), qwen_7b, 0.2, None, torch.bfloat16)
+        check(qwen_7b, None, share=0.2)
+
+
+def test_a_half_billion_parameters_do_not_fit_into_24_gb_of_ram_without_recomputing(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=24e9))
+    shape = dict(hidden_size=896, intermediate_size=4864, num_hidden_layers=24, num_attention_heads=14)
+    shape |= dict(vocab_size=151936, num_key_value_heads=2, max_position_embeddings=32768)
+    Qwen2Config(**shape, tie_word_embeddings=True).save_pretrained(tmp_path)
+    model = empty_model(str(tmp_path))
+    tokens = dict(max_prompt_tokens=200, max_response_tokens=1024, micro_batch_tokens=4096)
+    with pytest.raises(ValueError, match="--gradient_checkpointing true$"):
+        check(model, None, share=1.0, ranks=1, gradient_checkpointing=False, **tokens)
+    check(model, None, share=1.0, ranks=1, **tokens)
+
+
+def test_the_disk_of_a_run_by_hand(qwen_7b, tmp_path, monkeypatch):
+    run = SimpleNamespace(keep_checkpoints=2, num_steps=500, save_every=16)
+    # Weights and two moments, 4 bytes each; two kept, the best, one being written, and model/.
+    assert disk_needed(run, qwen_7b) == (12 * QWEN_PARAMETERS, (4 * 12 + 4) * QWEN_PARAMETERS)
+    run.num_steps = 17
+    assert disk_needed(run, qwen_7b)[1] == (2 * 12 + 4) * QWEN_PARAMETERS
+    disk = SimpleNamespace(free=213.3e9)
+    monkeypatch.setattr(memory.shutil, "disk_usage", lambda path: disk if path == tmp_path else None)
+    check_disk(run, qwen_7b, tmp_path / "new" / "run")
+    disk.free = 213.2e9
+    with pytest.raises(ValueError, match="up to 213.2 GB of disk, 91.4 a checkpoint, and 213.2 are free"):
+        check_disk(run, qwen_7b, tmp_path / "new" / "run")
+    held = tmp_path / "checkpoints" / "step_2"
+    held.mkdir(parents=True)
+    (held / "shard").write_bytes(bytes(40_000_000))  # is written over in time
+    check_disk(run, qwen_7b, tmp_path)
+
+
+SHAPES = {  # the published ones: vocabulary, width, inner width, layers, heads, key-value heads, tied
+    "oat-zero-7b": (152064, 3584, 18944, 28, 28, 4, False),
+    "oat-zero-1.5b": (151936, 1536, 8960, 28, 12, 2, True),
+    "gsm8k-0.5b": (151936, 896, 4864, 24, 14, 2, True),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe,gpus", [("oat-zero-7b", 8), ("oat-zero-1.5b", 1), ("gsm8k-0.5b", 1)])
+def test_the_smallest_gpu_of_a_recipe_is_what_the_plan_says(recipe, gpus, tmp_path):
+    names = "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads"
+    names = f"{names} num_key_value_heads tie_word_embeddings".split()
+    Qwen2Config(**dict(zip(names, SHAPES[recipe], strict=True))).save_pretrained(tmp_path)
+    c, model = parse_config(["--recipe", recipe, "--model", str(tmp_path)]), empty_model(str(tmp_path))
+    needs = {n: learner_memory(c, model, n) for n in ((1, 8) if gpus == 1 else (8,))}
+    size = SMALLEST_GPU[recipe][gpus]
+    advice = [memory._advice(c, needs[gpus], model, c.engine_memory or 0.6, gb) for gb in (size, size - 1)]
+    assert advice[0] == [] and advice[1]
+    for n in SMALLEST_GPU[recipe].keys() - {gpus}:  # shares of weights by hand, the rest as on eight
+        ratio = needs[8].weights * 8 / n
+        need = needs[8]._replace(weights=ratio, gradients=ratio, optimizer=2 * ratio)
+        assert memory._advice(c, need, model, c.engine_memory or 0.6, SMALLEST_GPU[recipe][n]) == []
+
+
+@pytest.mark.parametrize(
+    "gpus,gb,recipe",
+    [
+        (1, 0, "tiny"),
+        (1, 12, "tiny"),
+        (1, 24, "gsm8k-0.5b"),
+        (1, 80, "oat-zero-1.5b"),
+        (2, 40, "oat-zero-1.5b"),
+        (4, 40, "oat-zero-1.5b"),
+        (4, 80, "oat-zero-7b"),
+        (8, 24, "oat-zero-1.5b"),
+        (8, 40, "oat-zero-7b"),
+        (16, 80, "oat-zero-7b"),
+    ],
+)
+def test_the_default_recipe_follows_the_hardware(gpus, gb, recipe):
+    assert default_recipe(gpus, gb) == recipe
 
 
 MEASURE = """

@@ -56,7 +56,8 @@ def test_every_recipe_passes_the_checks(monkeypatch):
     qwen_7b = SimpleNamespace(num_attention_heads=28)
     monkeypatch.setattr(config, "check_model", lambda _: 4096)
     monkeypatch.setattr(config, "empty_model", lambda *_: SimpleNamespace(config=qwen_7b))
-    monkeypatch.setattr(config, "check_engine", lambda *_: None)
+    for name in ("check_memory", "check_disk"):
+        monkeypatch.setattr(config, name, lambda *_: None)
     for recipe in config.RECIPES:
         for ranks in (1, 2, 4, 8):
             check(parse_config(["--recipe", recipe]), ranks)
@@ -110,7 +111,8 @@ def test_prompts_over_the_limit_are_left_out_and_counted(checkpoint, tokenizer, 
     problems = [Problem(question, ("2",)) for question in questions]
     c = Config(model=checkpoint, data="mine", prompts_per_step=2, max_prompt_tokens=8, max_response_tokens=9)
     kept, prompts, max_model_len = encode_questions(c, tokenizer, problems, {})
-    assert kept == [problems[0], problems[2]] and max_model_len == 17
+    longest = len(tokenizer.encode("1 + 1?"))
+    assert kept == [problems[0], problems[2]] and max_model_len == longest + 9
     assert prompts == [tokenizer.encode("1 + 1?"), tokenizer.encode("2?")]
     assert "1 of 3 questions are left out: over max_prompt_tokens 8" in capsys.readouterr().out
     c.prompts_per_step = 3
@@ -118,9 +120,29 @@ def test_prompts_over_the_limit_are_left_out_and_counted(checkpoint, tokenizer, 
         ValueError, match="2 of 3 questions of mine are within max_prompt_tokens 8, fewer than"
     ):
         encode_questions(c, tokenizer, problems, {})
-    c.prompts_per_step, c.max_response_tokens = 2, 240
-    with pytest.raises(ValueError, match="the longest evaluation prompt, 17 tokens"):
-        encode_questions(c, tokenizer, problems, {"mine": problems[1:2]})
+
+
+def test_a_response_ends_where_the_context_does_and_no_other_budget_shrinks(checkpoint, tokenizer, capsys):
+    """The checkpoint's context is 256 tokens; the evaluation set's longest prompt takes 201 of them."""
+    short, long = Problem("1 + 1?", ("2",)), Problem("1+" * 99 + "1?", ("100",))
+    lengths = [len(tokenizer.encode(problem.question)) for problem in (short, long)]
+    assert lengths[1] > 198
+    c = Config(model=checkpoint, data="mine", prompts_per_step=1, max_prompt_tokens=64)
+    c.max_response_tokens = 100
+    kept, _, max_model_len = encode_questions(c, tokenizer, [short, long], {"held": [short, long]})
+    assert kept == [short] and max_model_len == 256
+    assert "1 prompts of held leave less than max_response_tokens of the context, 256" in (
+        capsys.readouterr().out
+    )
+    c.max_response_tokens = 20
+    assert encode_questions(c, tokenizer, [short], {"held": [long]})[2] == lengths[1] + 20
+    c.max_prompt_tokens = 10_000
+    endless = Problem("1+" * 200, ("200",))
+    kept, _, max_model_len = encode_questions(c, tokenizer, [long, endless], {})
+    assert kept == [long] and max_model_len == lengths[1] + 20
+    assert "1 of 2 questions are left out: over what the context of" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"a prompt of held has \d+ tokens, and the context of .* is 256"):
+        encode_questions(c, tokenizer, [short], {"held": [short, endless]})
 
 
 # Bad input: one sentence, exit code 2, before a model loads
@@ -147,7 +169,8 @@ def test_prompts_over_the_limit_are_left_out_and_counted(checkpoint, tokenizer, 
         ("--tensor_parallel 2", "tensor_parallel 2 does not divide the 1 ranks"),
         ("--engine_memory 1e-5", "engine_memory 1e-05 is 0.00 GB for vLLM's KV cache, and one response"),
         ("--report_to nothing", "report_to nothing: install that package first"),
-        ("--resume", "is no run, it has no config.json"),
+        ("--resume", "resume: which run? set output_dir to its folder"),
+        ("--resume --output_dir tests", "output_dir tests is no run, it has no config.json but other files"),
         ("--output_dir tests", "output_dir tests holds another run: take a new folder, or add --resume"),
     ],
 )
@@ -191,15 +214,26 @@ def test_dry_run_prints_the_plan_and_loads_nothing(monkeypatch, capsys, tmp_path
     assert not list(tmp_path.iterdir())
 
 
-def test_dry_run_of_a_recipe_tells_the_memory_of_eight_gpus(monkeypatch, capsys, checkpoint):
-    monkeypatch.setattr(config, "check_model", lambda _: 4096)
+def test_dry_run_of_a_recipe_tells_the_memory_on_four_machines(monkeypatch, capsys, checkpoint):
     flags = f"--recipe oat-zero-7b --model {checkpoint} --data arithmetic --eval_data arithmetic --dry_run"
+    flags += " --max_response_tokens 200 --micro_batch_tokens 16384"
     monkeypatch.setattr(sys, "argv", ["train.py", *flags.split()])
     train.main()
     out = capsys.readouterr().out
     assert "128 questions x 8 = 1024 responses, 8 updates of 128" in out and "8 ranks" in out
-    assert "a rank: 16 questions a step, 16 responses an update, in at most 4 micro-batches of 16384" in out
-    assert "8 x 40 GB   8 x 80 GB" in out and "learner: activations" in out
+    assert "a rank: 16 questions a step, 16 responses an update, in at most 2 micro-batches of 16384" in out
+    assert "1 x 24 GB   1 x 80 GB   8 x 40 GB   8 x 80 GB" in out and "learner: activations" in out
+    assert "disk: 0.0 GB a checkpoint" in out
+
+
+def test_dry_run_reads_the_questions_as_a_start_does(monkeypatch, capsys, checkpoint, tmp_path):
+    (tmp_path / "long.jsonl").write_text(json.dumps({"question": "1+" * 200, "answer": "200"}) + "\n")
+    flags = f"--recipe tiny --model {checkpoint} --eval_data {tmp_path}/long.jsonl --dry_run"
+    monkeypatch.setattr(sys, "argv", ["train.py", *flags.split()])
+    with pytest.raises(SystemExit) as stopped:
+        train.main()
+    assert stopped.value.code == 2
+    assert "long.jsonl has 400 tokens, and the context" in capsys.readouterr().err
 
 
 # The whole program, on a random model: real engine, real processes, real files
