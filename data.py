@@ -31,9 +31,12 @@ from itertools import chain, count, islice, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# The first that is there is taken. A dot leads into a column of objects.
-QUESTION_COLUMNS = ("problem", "question", "prompt", "input")
-ANSWER_COLUMNS = ("answer", "answers", "final_answer", "expected_answer")
+from verify import extract_boxed
+
+# The first that is there is taken. A dot leads into a column of objects; the last answer is verl's.
+QUESTION_COLUMNS = ("problem", "question", "prompt", "input", "messages", "conversations")
+ANSWER_COLUMNS = ("answer", "answers", "final_answer", "expected_answer", "reward_model.ground_truth")
+USER = ("user", "human")  # roles in a chat
 LEVEL_COLUMNS = ("level", "difficulty")
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".jsonl.gz", ".json.gz", ".csv.gz", ".tsv.gz")
 ENDINGS += (".parquet", ".arrow")
@@ -172,42 +175,70 @@ def find_column(
 
 def read_problem(row: dict[str, Any], question: str, answer: str, level: str | None) -> Problem:
     """One row as a Problem, given the names of its columns. The question's text is kept as it is."""
-    text, difficulty = row.get(question), row.get(level)
-    if not isinstance(text, str) or not text.strip():
-        raise ValueError(f"{question} is {text!r:.80}, and should be the text of a question")
-    try:
-        answers = read_answers(row.get(answer))
-    except ValueError as error:
-        raise ValueError(f"{answer} is {row.get(answer)!r:.80}, {error}") from None
+    found = []
+    for name, read in ((question, read_question), (answer, read_answers)):
+        try:
+            found.append(read(row.get(name)))
+        except ValueError as error:
+            raise ValueError(f"{name} is {row.get(name)!r:.80}, {error}") from None
+    difficulty = row.get(level)
     if isinstance(difficulty, float):
         difficulty = f"{difficulty:g}"  # 5.0 -> "5"
-    return Problem(text, answers, None if difficulty is None else str(difficulty))
+    return Problem(*found, None if difficulty is None else str(difficulty))
 
 
-def read_answers(value: Any) -> tuple[str, ...]:
+def read_question(cell: Any) -> str:
+    """The text of a question. Of a chat it is the last message of the user.
+
+    Messages are {"role": "user", "content": "..."} or {"from": "human", "value": "..."}.
+    """
+    if isinstance(cell, str) and re.match(r"\s*\[\s*\{\s*['\"]", cell):
+        cell = read_printed(cell)
+    text = cell
+    if isinstance(cell, list):
+        by_user = [m for m in cell if isinstance(m, dict) and (m.get("role") or m.get("from")) in USER]
+        text = (by_user[-1].get("content") or by_user[-1].get("value")) if by_user else None
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError("and should be the text of a question, or messages with one of the user's")
+    return text
+
+
+def read_answers(cell: Any) -> tuple[str, ...]:
     r"""The accepted answers in one cell: a text, a number (142.0 -> "142.0") or a list of them; stripped.
 
-    Two habits of published sets are undone: a list printed into a text ("['9.6\n']" -> "9.6"), and GSM8K's
-    worked solution whose last line is "#### 72".
+    Habits of published sets are undone: a list printed into a text ("['9.6\n']" -> "9.6"), and a worked
+    solution in place of its answer, see `final_answer`.
     """
-    if isinstance(value, str) and re.match(r"\s*\[\s*['\"]", value):
-        try:  # literal_eval reads literals only; a line break inside quotes would stop it
-            value = ast.literal_eval(value.strip().replace("\n", r"\n")) if len(value) < 10_000 else None
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            value = None
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise ValueError("which starts like a printed list of strings but is none")
-    values = value if isinstance(value, list) else [value]
-    if not all(isinstance(item, str | int | float) for item in values):
+    if isinstance(cell, str) and re.match(r"\s*\[\s*['\"]", cell):
+        cell = read_printed(cell)
+    values = cell if isinstance(cell, list) else [cell]
+    if not all(isinstance(value, str | int | float) for value in values):
         raise ValueError("and should be a text, a number or a list of them")
-    texts = []
-    for item in values:
-        text = str(item).strip()
-        last_line = text.rpartition("\n")[2]
-        texts.append(last_line[4:].strip() if last_line.startswith("####") else text)
+    texts = [final_answer(str(value)) for value in values]
     if not texts or "" in texts or "nan" in texts:
         raise ValueError("and should not be empty")
     return tuple(dict.fromkeys(texts))  # in order, without repeats
+
+
+def read_printed(text: str) -> list[Any]:
+    """The list that was printed into a text."""
+    try:  # literal_eval reads literals only; a line break inside quotes would stop it
+        found = ast.literal_eval(text.strip().replace("\n", r"\n")) if len(text) < 10_000 else None
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        found = None
+    if not isinstance(found, list):
+        raise ValueError("which starts like a printed list but is none")
+    return found
+
+
+def final_answer(text: str) -> str:
+    """What a worked solution comes to: after #### in its last line (GSM8K), else in its last box (MATH).
+
+    A text with neither is the answer itself.
+    """
+    last_line = text.strip().rpartition("\n")[2]
+    text = last_line.rpartition("####")[2] if "####" in last_line else text
+    return (extract_boxed(text) or text).strip()
 
 
 # ---- A source to a table ----

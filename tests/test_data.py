@@ -325,11 +325,17 @@ def test_columns_are_found_by_their_usual_names_or_chosen(tmp_path):
     assert chosen == [Problem("b?", ("2",), "3")]
 
 
+CHAT = [
+    {"role": "system", "content": "Think."},
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "Hello"},
+    {"role": "user", "content": "What is 1 + 1?"},
+]
 VERL = {
     "data_source": "gsm8k",
-    "prompt": "What is 1 + 1?",
+    "prompt": CHAT,
     "reward_model": {"style": "rule", "ground_truth": "2"},
-    "extra_info": {"index": 0, "answer": "3", "more": {"level": 4}},
+    "extra_info": {"index": 0, "answer": "#### 3", "more": {"level": 4}},
 }
 
 
@@ -351,10 +357,9 @@ KINDS = ("jsonl", "json", "parquet", "folder", "arrow")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_dot_leads_into_a_column_of_objects(kind, tmp_path):
+def test_the_layout_of_verl_is_read_as_it_is(kind, tmp_path):
     path = save_rows(tmp_path / "set", [VERL], kind)
-    found = load_problems(path, answer_column="reward_model.ground_truth")
-    assert found == [Problem("What is 1 + 1?", ("2",))]
+    assert load_problems(path) == [Problem("What is 1 + 1?", ("2",))]
     chosen = dict(answer_column="extra_info.answer", level_column="extra_info.more.level")
     assert load_problems(path, **chosen) == [Problem("What is 1 + 1?", ("3",), "4")]
     with pytest.raises(
@@ -363,11 +368,53 @@ def test_a_dot_leads_into_a_column_of_objects(kind, tmp_path):
         load_problems(path, answer_column="reward_model")
 
 
+def test_worked_solutions_are_read_for_every_row(tmp_path):
+    rows = [{"problem": "a?", "solution": rf"So $x=\boxed{{{i}}}$."} for i in range(3)]
+    problems = load_problems(write_jsonl(tmp_path / "set.jsonl", rows), answer_column="solution")
+    assert [problem.answers for problem in problems] == [("0",), ("1",), ("2",)]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_row_without_its_object_is_named(kind, tmp_path):
     path = save_rows(tmp_path / "set", [VERL, VERL | {"reward_model": None}], kind)
     with pytest.raises(ValueError, match=r"row 2: reward_model.ground_truth is None, and should be a text"):
-        load_problems(path, answer_column="reward_model.ground_truth")
+        load_problems(path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": CHAT},
+        {"messages": [*CHAT, {"role": "assistant", "content": "2"}]},
+        {"conversations": [{"from": "human", "value": "What is 1 + 1?"}, {"from": "gpt", "value": "2"}]},
+        {"prompt": str(CHAT)},  # as pandas writes it into a .csv file
+        {"prompt": json.dumps(CHAT)},
+    ],
+)
+def test_the_question_of_a_chat_is_the_last_message_of_the_user(kind, row, tmp_path):
+    path = save_rows(tmp_path / "set", [row | {"answer": 2}], kind)
+    assert load_problems(path) == [Problem("What is 1 + 1?", ("2",))]
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        [],
+        CHAT[:1],
+        [*CHAT, {"role": "user", "content": " "}],
+        [{"role": "user"}],
+        [{"role": "user", "content": [{"type": "image"}]}],
+        ["What is 1 + 1?"],
+        "[{'role': 'user', ",
+    ],
+)
+def test_a_chat_without_a_question_is_refused(cell, tmp_path):
+    path = write_jsonl(tmp_path / "set.jsonl", [ROWS[0], {"problem": cell, "answer": "2"}])
+    with pytest.raises(
+        ValueError, match=r"set.jsonl, row 2: problem is .*, (and should be the text of a qu|wh)"
+    ):
+        load_problems(path)
 
 
 def test_a_level_may_be_a_number_or_missing(tmp_path):
@@ -387,7 +434,19 @@ def test_a_level_may_be_a_number_or_missing(tmp_path):
         (str(["9.6\n", "$\\frac{1}{2}$"]), ("9.6", "$\\frac{1}{2}$")),  # the same, printed by Python
         (["7.5 \\times 10^7", "7.5 \\times 10^7\n"], ("7.5 \\times 10^7",)),  # equal once stripped
         ("She sold 48/2 = 24.\n48 + 24 = 72\n#### 72", ("72",)),  # GSM8K's worked solution
+        ("48 + 24 = 72. #### 72", ("72",)),
+        ("48 + 24 = 72\r\n#### 1,072 \r\n", ("1,072",)),
         ("#### First step\nIt is 3.", ("#### First step\nIt is 3.",)),  # a heading, and no last line
+        (r"\boxed{3}", ("3",)),
+        (r"$\boxed{\frac{1}{2}}$", (r"\frac{1}{2}",)),
+        (r"So $x=\boxed{1}$.\nThen $y$ is $\fbox{ 2 }$ cm.", ("2",)),  # MATH's worked solution
+        ([r"\boxed{3}", "3", r"#### $\boxed{4}$"], ("3", "4")),
+        (r"['\\boxed{3}']", ("3",)),
+        (r"\boxed{3", (r"\boxed{3",)),
+        (
+            r"First, note that 3 is prime.\n\nHence it is odd.",
+            (r"First, note that 3 is prime.\n\nHence it is odd.",),
+        ),
         (True, ("True",)),
         (10**20, ("100000000000000000000",)),
         ("[2, 5)", ("[2, 5)",)),  # an interval is an answer
@@ -501,7 +560,7 @@ def test_the_authors_files(name, rows, answers, level):
         ([ROWS[0], {"problem": 12, "answer": "1"}], r"row 2: problem is 12, and should be the text of"),
         (
             [{"problem": "a?", "answer": "['1', os]"}],
-            r"row 1: answer is .* printed list of strings but is none",
+            r"row 1: answer is .* starts like a printed list but is none",
         ),
         ([ROWS[0], {"problem": "\n", "answer": "1"}], r"row 2: problem is '\\n', and should be the text"),
         ([ROWS[0], ["a?", "1"]], r"row 2: should be an object with columns, not \['a\?', '1'\]"),
