@@ -14,6 +14,7 @@ sentence names the file, the row and the columns found.
 
 import ast
 import codecs
+import contextlib
 import csv
 import glob
 import gzip
@@ -31,7 +32,7 @@ from itertools import chain, count, islice, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from verify import extract_boxed
+from verify import extract_boxed, normalize, plain_number, spellings, split_units
 
 # The first that is there is taken. A dot leads into a column of objects; the last answer is verl's.
 QUESTION_COLUMNS = ("problem", "question", "prompt", "input", "messages", "conversations")
@@ -43,6 +44,7 @@ ENDINGS += (".parquet", ".arrow")
 METADATA = ("config.json", "dataset_info.json", "dataset_infos.json")  # about the data of a folder
 SPLITS = "train training; test testing eval evaluation; validation valid val dev"  # as the Hub reads names
 SPLIT_WORDS = {word: group.split()[0] for group in SPLITS.split(";") for word in group.split()}
+MAX_SAMPLE, MAX_CHARS, MAX_WORDS = 300, 300, 12  # references looked at; more is no answer in one
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 # The authors' files at one commit of their repository, so that a name always means the same questions.
@@ -239,6 +241,37 @@ def final_answer(text: str) -> str:
     last_line = text.strip().rpartition("\n")[2]
     text = last_line.rpartition("####")[2] if "####" in last_line else text
     return (extract_boxed(text) or text).strip()
+
+
+def can_be_read(reference: str) -> bool:
+    """Whether the verifier takes a reference as mathematics, or it is a few plain words; prose is neither."""
+    text = split_units(normalize(reference))[0]
+    words = re.findall(r"(?<![\\A-Za-z])[A-Za-z]{2,}", text)  # \frac is none
+    if not text or len(text) > MAX_CHARS or len(words) > MAX_WORDS:
+        return False
+    if plain_number(text) is not None or re.fullmatch(r"[\w\s,.'’-]+", text):
+        return True
+    from mathexpr import parse  # here, because sympy takes half a second
+
+    for spelling in spellings(text):
+        with contextlib.suppress(Exception):  # of whatever kind, as in verify.answers_match
+            parse(spelling)
+            return True
+    return False
+
+
+def reference_warnings(sets: dict[str, list[Problem]]) -> list[str]:
+    """A sentence for each set in which over a tenth of the references cannot be read as an answer."""
+    lines = []
+    for name, problems in sets.items():
+        sample = problems[:: -(-len(problems) // MAX_SAMPLE)]  # evenly spaced
+        unread = [problem for problem in sample if not any(map(can_be_read, problem.answers))]
+        if 10 * len(unread) > len(sample):
+            lines.append(
+                f"{name}: {len(unread)} of {len(sample)} references looked at cannot be read as an answer, "
+                f"such as {unread[0].answers[0][:80]!r}: hardly any response will match these"
+            )
+    return lines
 
 
 # ---- A source to a table ----

@@ -37,7 +37,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from checkpoint import code_version, load_checkpoint, lock, save_checkpoint
 from config import Config, check, check_changes, dry_run, engine_share, parse_config, plan
-from data import Problem, load_problems
+from data import Problem, load_problems, reference_warnings
 from eval import evaluate
 from learner import (
     NotFinite,
@@ -386,6 +386,8 @@ def main() -> None:
             name: load_problems(name, "test", data_dir=config.data_dir, limit=config.eval_limit)
             for name in config.eval_data
         }
+        for line in reference_warnings(eval_sets | {config.data: problems}):
+            accelerator.print(line)
         if config.dry_run:
             if is_main:
                 print(dry_run(config, accelerator.num_processes, len(problems)))

@@ -17,10 +17,12 @@ from data import (
     Chain,
     Problem,
     arithmetic_problems,
+    can_be_read,
     in_test_split,
     load_problems,
     random_chain,
     read_answers,
+    reference_warnings,
 )
 
 AUTHORS_DATA = Path(__file__).parents[1].parent / "shared" / "data"
@@ -653,6 +655,50 @@ def test_empty_tables_are_named(tmp_path):
 def test_a_missing_file_is_named(source):
     with pytest.raises(FileNotFoundError, match=f"data {source}: there is no such file or folder"):
         load_problems(source)
+
+
+# References that the verifier cannot read
+
+
+PROSE = "Suppose there were finitely many primes. Multiply them all and add one, which none of them divides."
+
+
+@pytest.mark.parametrize(
+    "reference, read",
+    [
+        ("3", True),
+        (r"\frac{1}{2}\text{ cm}", True),
+        ("1,000", True),
+        (r"x \in (-\infty, 2]", True),
+        (r"\text{Tuesday}", True),
+        ("New York", True),
+        ("Don't know.", True),
+        ("x is even and y is odd", True),
+        (PROSE, False),
+        (r"\frac{1", False),
+        (r"\boxed{3", False),
+        ("2 +", False),
+        ("+".join("1" * 400), False),  # too long to be parsed here
+        ("", False),
+        (".", False),
+    ],
+)
+def test_what_can_be_read_as_a_reference(reference, read):
+    assert can_be_read(reference) == read
+
+
+def test_references_that_cannot_be_read_are_told_if_they_are_over_a_tenth():
+    def problems(unread: int, total: int) -> list[Problem]:
+        return [Problem("a?", (PROSE, "2 +") if i < unread else (PROSE, "3")) for i in range(total)]
+
+    assert reference_warnings({"a": problems(1, 10), "b": problems(0, 1)}) == []  # a tenth is not over it
+    assert reference_warnings({"a": problems(0, 5), "b": problems(2, 10)}) == [
+        "b: 2 of 10 references looked at cannot be read as an answer, such as 'Suppose there were finitely "
+        "many primes. Multiply them all and add one, which no': hardly any response will match these"
+    ]
+    [line] = reference_warnings({"a": problems(30_000, 60_000)})  # every 200th of them
+    assert line.startswith("a: 150 of 300 references looked at")
+    assert reference_warnings({"a": problems(60, 601)}) == []  # every third: 20 of 201
 
 
 def test_an_unknown_name_lists_the_known_ones():
