@@ -32,19 +32,20 @@ from itertools import chain, count, islice, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from verify import extract_boxed, normalize, plain_number, spellings, split_units
+from verify import extract_boxed, normalize, spellings
 
-# The first that is there is taken. A dot leads into a column of objects; the last answer is verl's.
+# The first that is there is taken. A dot leads into a column of objects, such as verl's answers.
 QUESTION_COLUMNS = ("problem", "question", "prompt", "input", "messages", "conversations")
 ANSWER_COLUMNS = ("answer", "answers", "final_answer", "expected_answer", "reward_model.ground_truth")
-USER = ("user", "human")  # roles in a chat
 LEVEL_COLUMNS = ("level", "difficulty")
+USER = ("user", "human")  # who asks in a chat
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".jsonl.gz", ".json.gz", ".csv.gz", ".tsv.gz")
 ENDINGS += (".parquet", ".arrow")
 METADATA = ("config.json", "dataset_info.json", "dataset_infos.json")  # about the data of a folder
 SPLITS = "train training; test testing eval evaluation; validation valid val dev"  # as the Hub reads names
 SPLIT_WORDS = {word: group.split()[0] for group in SPLITS.split(";") for word in group.split()}
-MAX_SAMPLE, MAX_CHARS, MAX_WORDS = 300, 300, 12  # references looked at; more is no answer in one
+MAX_SAMPLE = 300  # references of a set that are tried on the verifier
+MAX_CHARS, MAX_WORDS = 300, 12  # of a reference; a longer one is prose
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 # The authors' files at one commit of their repository, so that a name always means the same questions.
@@ -245,11 +246,11 @@ def final_answer(text: str) -> str:
 
 def can_be_read(reference: str) -> bool:
     """Whether the verifier takes a reference as mathematics, or it is a few plain words; prose is neither."""
-    text = split_units(normalize(reference))[0]
+    text = normalize(reference)
     words = re.findall(r"(?<![\\A-Za-z])[A-Za-z]{2,}", text)  # \frac is none
-    if not text or len(text) > MAX_CHARS or len(words) > MAX_WORDS:
+    if len(text) > MAX_CHARS or len(words) > MAX_WORDS:
         return False
-    if plain_number(text) is not None or re.fullmatch(r"[\w\s,.'’-]+", text):
+    if re.fullmatch(r"[\w\s,.'’-]+", text):
         return True
     from mathexpr import parse  # here, because sympy takes half a second
 

@@ -156,6 +156,11 @@ def test_answers_in_text_files_are_not_taken_for_numbers_or_dates(tmp_path):
     assert [problem.answers for problem in load_problems(path)] == [(cell,) for cell in cells]
 
 
+def test_a_question_is_kept_as_it_is(tmp_path):
+    (tmp_path / "set.csv").write_bytes(b'problem,answer\r\n" a,\r\n""b""? ",1\r\n')
+    assert load_problems(str(tmp_path / "set.csv")) == [Problem(' a,\r\n"b"? ', ("1",))]
+
+
 def test_nothing_is_printed_and_nothing_is_written_beside_the_files(tmp_path, capfd):
     save_parquet(tmp_path / "train")
     write_jsonl(tmp_path / "test.jsonl", ROWS)
@@ -215,7 +220,10 @@ CLONE += ["data/test-00000-of-00001.parquet"]
         (["part.jsonl", "test.jsonl"], "", "train", ["part.jsonl"]),
         (["part.jsonl", "test.jsonl"], "/*.jsonl", "train", ["part.jsonl"]),
         (["part.jsonl", "my_eval.jsonl"], "", "test", ["my_eval.jsonl"]),
-        (["latest.csv", "Test.csv"], "", "test", ["Test.csv"]),
+        (["latest.csv", "Test500.csv"], "", "test", ["Test500.csv"]),
+        (["test/training-0.csv", "test/test-0.csv"], "", "train", ["test/training-0.csv"]),
+        (["d.csv/e/a.jsonl"], "", "train", ["d.csv/e/a.jsonl"]),
+        (["d/e/a.jsonl"], "/**/*.jsonl", "train", ["d/e/a.jsonl"]),
         (["training/0.csv", "dev/0.csv", "test/0.csv"], "", "train", ["training/0.csv"]),
         (["training/0.csv", "dev/0.csv", "test/0.csv"], "", "validation", ["dev/0.csv"]),
         (["train/0.csv", "test/0.csv"], "/*/0.csv", "test", ["test/0.csv"]),
@@ -225,7 +233,7 @@ CLONE += ["data/test-00000-of-00001.parquet"]
     ],
 )
 def test_the_shards_of_a_split_are_read_in_the_order_of_their_names(names, below, split, found, tmp_path):
-    folder = write_shards(tmp_path / "train", names)  # the folder's own name says nothing
+    folder = write_shards(tmp_path / "test", names)  # the folder's own name says nothing
     for name in ("README.md", "dataset_infos.json", "dataset_info.json", "config.json"):
         (folder / name).write_text("{}")
     assert [problem.question for problem in load_problems(f"{folder}{below}", split)] == found
@@ -277,8 +285,11 @@ def test_a_git_lfs_pointer_is_named(name, tmp_path):
 
 def test_a_git_lfs_pointer_in_a_saved_folder_is_named(tmp_path):
     save_arrow(tmp_path / "set").write_text(POINTER)
-    with pytest.raises(ValueError, match="data-00000-of-00001.arrow is a Git LFS pointer, not the data"):
-        load_problems(str(tmp_path / "set"))
+    datasets.DatasetDict({"train": datasets.Dataset.from_list(ROWS)}).save_to_disk(tmp_path / "splits")
+    (tmp_path / "splits" / "train" / "data-00000-of-00001.arrow").write_text(POINTER)
+    for name in ("set", "splits"):
+        with pytest.raises(ValueError, match="data-00000-of-00001.arrow is a Git LFS pointer, not the data"):
+            load_problems(str(tmp_path / name))
 
 
 @pytest.mark.parametrize("source, config", [("owner/name", None), ("owner/na.me-1:main", "main")])
@@ -294,13 +305,15 @@ def test_a_hub_id_goes_to_load_dataset(source, config, monkeypatch):
     assert calls == [(source.partition(":")[0], config)]
 
 
-def test_the_libraries_log_no_warnings(monkeypatch):
+def test_the_libraries_log_no_warnings_and_no_progress(monkeypatch):
     libraries = (datasets, huggingface_hub)
+    datasets.enable_progress_bars()
     for library in libraries:
         library.logging.set_verbosity_warning()
 
     def load_dataset(*args):
         assert not any(library.logging.get_logger().isEnabledFor(logging.WARNING) for library in libraries)
+        assert datasets.are_progress_bars_disabled()
         return datasets.Dataset.from_list(ROWS)
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
@@ -309,11 +322,11 @@ def test_the_libraries_log_no_warnings(monkeypatch):
 
 def test_a_hub_id_that_cannot_be_had_is_an_error_of_ours(monkeypatch):
     def load_dataset(*args):
-        raise datasets.exceptions.DatasetGenerationError("broken file")  # neither OSError nor ValueError
+        raise datasets.exceptions.DatasetGenerationError("broken\n  file")  # neither OSError nor ValueError
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     with pytest.raises(
-        ValueError, match="owner/name is no folder here, and on the Hub it cannot be read: broken"
+        ValueError, match="owner/name is no folder here, and on the Hub it cannot be read: broken file$"
     ):
         load_problems("owner/name")
 
@@ -594,7 +607,7 @@ def test_a_broken_line_is_named_by_its_line_number(tmp_path):
     path.write_bytes(good + b"\n" + b'{"a":' * 100_000)
     with pytest.raises(ValueError, match=r"set.jsonl, row 2: not JSON: maximum recursion depth"):
         load_problems(str(path))
-    path.write_bytes(b'[{"problem": "a?"},\n {"problem": }]')
+    path.write_text('\ufeff [{"problem": "a?"},\n {"problem": }]')
     with pytest.raises(ValueError, match=r"set.jsonl, a list: not JSON: Expecting value: line 2 column 14"):
         load_problems(str(path))
 
@@ -625,7 +638,7 @@ def test_unreadable_files_are_named(tmp_path):
         (tmp_path / name).write_text('{"problem": "a?"}\n{"problem": "b?"}\n')
         with pytest.raises(ValueError, match=name):
             load_problems(str(tmp_path / name))
-    for content in (b"no gzip", gzip.compress(b'{"problem": "a?"}')[:-9]):
+    for content in (b"no gzip", gzip.compress(b"{}")[:-9], gzip.compress(b"")[:10] + b"\xff" * 9):
         (tmp_path / "set.jsonl.gz").write_bytes(content)
         with pytest.raises(ValueError, match="set.jsonl.gz cannot be read: "):
             load_problems(str(tmp_path / "set.jsonl.gz"))
@@ -675,10 +688,14 @@ PROSE = "Suppose there were finitely many primes. Multiply them all and add one,
         ("Don't know.", True),
         ("x is even and y is odd", True),
         (PROSE, False),
+        (PROSE * 30, False),
         (r"\frac{1", False),
         (r"\boxed{3", False),
         ("2 +", False),
-        ("+".join("1" * 400), False),  # too long to be parsed here
+        ("+".join("1" * 150), True),
+        ("+".join("1" * 151), False),  # 301 characters are too long to be parsed here
+        ("1 1/2", True),
+        ("Zürich", True),
         ("", False),
         (".", False),
     ],
