@@ -37,7 +37,7 @@ from transformers import AutoTokenizer, HfArgumentParser
 
 import judge
 import served
-from data import Problem, load_problems
+from data import Problem, load_problems, reference_warnings
 from learner import check_model, compute_dtype, start_accelerator
 from report import Record, analyse, by_group, markdown, read_records, summarize
 from report import pass_at_k as pass_at_k  # for those who import it from here
@@ -366,6 +366,8 @@ def main() -> None:
     try:
         check(c, state.num_processes)
         plan = prepare(c)
+        for line in reference_warnings(plan.sets):
+            state.print(line)
         if state.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
         plan = try_server(c, plan, folder / "served.jsonl") if c.base_url else plan

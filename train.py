@@ -37,7 +37,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from checkpoint import code_version, load_checkpoint, lock, save_checkpoint
 from config import Config, check, check_changes, dry_run, engine_share, parse_config, plan
-from data import Problem, load_problems
+from data import Problem, load_problems, reference_warnings
 from eval import evaluate
 from learner import (
     NotFinite,
@@ -364,6 +364,8 @@ def prepare(c: Config, accelerator: Accelerator) -> tuple | None:
     problems = load_problems(c.data, data_dir=c.data_dir, **columns)
     options = dict(data_dir=c.data_dir, limit=c.eval_limit)
     eval_sets = {name: load_problems(name, "test", **options) for name in c.eval_data}
+    for line in reference_warnings(eval_sets | {c.data: problems}):
+        accelerator.print(line)
     describe, to_be_made = dry_run if c.dry_run else plan, c.model == TINY_BASE and not os.path.isdir(c.model)
     if to_be_made:
         accelerator.print(describe(c, accelerator.num_processes, len(problems)))

@@ -1,16 +1,29 @@
 """Question sets: every kind of source is read from a real file, and every error names what is wrong."""
 
 import dataclasses
+import gzip
 import json
+import logging
 import random
 import re
 from pathlib import Path
 
 import datasets
+import huggingface_hub
 import pytest
 
 import data
-from data import Chain, Problem, arithmetic_problems, in_test_split, load_problems, random_chain, read_answers
+from data import (
+    Chain,
+    Problem,
+    arithmetic_problems,
+    can_be_read,
+    in_test_split,
+    load_problems,
+    random_chain,
+    read_answers,
+    reference_warnings,
+)
 
 AUTHORS_DATA = Path(__file__).parents[1].parent / "shared" / "data"
 needs_authors_data = pytest.mark.skipif(not AUTHORS_DATA.is_dir(), reason="the authors' files are not here")
@@ -80,18 +93,43 @@ def test_arithmetic_is_repeatable_and_a_smaller_set_is_the_beginning_of_a_larger
 # Files, folders, the Hub
 
 
-def save_json(path: Path) -> Path:
-    path.with_suffix(".json").write_text(json.dumps(ROWS))
-    return path.with_suffix(".json")
+CSV = 'problem,answer,level\r\nWhat is 1 + 1?,2,Level 1\r\n\r\n"What is 1 / 2?",0.5,Level 2\r\n'
+JSONL = "".join(json.dumps(row) + "\n" for row in ROWS)
+INDENTED = json.dumps(ROWS, indent=2)
 
 
-def save_jsonl(path: Path) -> Path:
-    return Path(write_jsonl(path.with_suffix(".jsonl"), ROWS))
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("set.json", INDENTED),
+        ("set.JSON", "\ufeff" + INDENTED),  # a byte order mark, as Windows writes it
+        ("set.json", JSONL),  # the name is no promise
+        ("set.jsonl", JSONL),
+        ("set.jsonl", INDENTED),
+        ("set.JSONL", "\ufeff" + JSONL.replace("\n", "\r\n\r\n")),
+        ("set.csv", CSV),
+        ("set.csv", "\ufeff" + CSV.replace("\r\n", "\n")),
+        ("set.TSV", CSV.replace(",", "\t")),
+        ("set.jsonl.gz", JSONL),
+        ("set.json.gz", INDENTED),
+        ("set.csv.gz", CSV),
+        ("set.Tsv.GZ", CSV.replace(",", "\t")),
+    ],
+)
+def test_every_kind_of_text_file_gives_the_same_problems(name, content, tmp_path):
+    path, content = tmp_path / name, content.encode()
+    path.write_bytes(gzip.compress(content) if name.lower().endswith("gz") else content)
+    assert load_problems(str(path)) == PROBLEMS
+    assert load_problems(str(path), limit=1) == PROBLEMS[:1]
 
 
 def save_parquet(path: Path) -> Path:
     datasets.Dataset.from_list(ROWS).to_parquet(path.with_suffix(".parquet"))
     return path.with_suffix(".parquet")
+
+
+def save_parquet_in_capitals(path: Path) -> Path:
+    return save_parquet(path).rename(path.with_suffix(".PARQUET"))
 
 
 def save_folder(path: Path) -> Path:
@@ -103,11 +141,34 @@ def save_arrow(path: Path) -> Path:
     return save_folder(path) / "data-00000-of-00001.arrow"
 
 
-@pytest.mark.parametrize("save", [save_json, save_jsonl, save_parquet, save_folder, save_arrow])
-def test_every_kind_of_file_gives_the_same_problems(save, tmp_path):
+@pytest.mark.parametrize("save", [save_parquet, save_parquet_in_capitals, save_folder, save_arrow])
+def test_what_the_datasets_library_writes_gives_the_same_problems(save, tmp_path):
     path = str(save(tmp_path / "set"))
     assert load_problems(path) == PROBLEMS
     assert load_problems(path, limit=1) == PROBLEMS[:1]
+
+
+def test_answers_in_text_files_are_not_taken_for_numbers_or_dates(tmp_path):
+    cells = ["007", "0.10", "1e3", "2012-05-05", "NA", "true", "None", "12345678901234567890"]
+    (tmp_path / "set.csv").write_text("problem,answer\n" + "".join(f"a?,{cell}\n" for cell in cells))
+    assert [problem.answers for problem in load_problems(str(tmp_path / "set.csv"))] == [(c,) for c in cells]
+    path = write_jsonl(tmp_path / "set.jsonl", [{"problem": "a?", "answer": cell} for cell in cells])
+    assert [problem.answers for problem in load_problems(path)] == [(cell,) for cell in cells]
+
+
+def test_a_question_is_kept_as_it_is(tmp_path):
+    (tmp_path / "set.csv").write_bytes(b'problem,answer\r\n" a,\r\n""b""? ",1\r\n')
+    assert load_problems(str(tmp_path / "set.csv")) == [Problem(' a,\r\n"b"? ', ("1",))]
+
+
+def test_nothing_is_printed_and_nothing_is_written_beside_the_files(tmp_path, capfd):
+    save_parquet(tmp_path / "train")
+    write_jsonl(tmp_path / "test.jsonl", ROWS)
+    before = sorted(tmp_path.rglob("*"))
+    capfd.readouterr()  # what writing the files printed
+    load_problems(str(tmp_path), "train"), load_problems(str(tmp_path), "test")
+    assert capfd.readouterr() == ("", "")
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_problem_cannot_be_changed():
@@ -126,6 +187,111 @@ def test_a_folder_with_splits_gives_the_one_asked_for(tmp_path):
     assert load_problems(str(tmp_path / "one"), "test") == PROBLEMS[:1]  # the only one there is
 
 
+def write_shards(folder: Path, names: list[str]) -> Path:
+    """A file of each name. Its one question is the name."""
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = [{"problem": name, "answer": "1"}]
+        if path.suffix == ".parquet":
+            datasets.Dataset.from_list(rows).to_parquet(path)
+        elif path.suffix == ".csv":
+            path.write_text(f"problem,answer\n{name},1\n")
+        else:
+            write_jsonl(path, rows)
+    return folder
+
+
+CLONE = ["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet"]
+CLONE += ["data/test-00000-of-00001.parquet"]
+
+
+@pytest.mark.parametrize(
+    "names, below, split, found",
+    [
+        (CLONE, "", "train", CLONE[:2]),
+        (CLONE, "", "test", CLONE[2:]),
+        (CLONE, "/data", "test", CLONE[2:]),
+        (CLONE, "/*/*.parquet", "train", CLONE[:2]),
+        (CLONE, "/**/*.parquet", "test", CLONE[2:]),
+        (CLONE, "/data/train-*", "test", CLONE[:2]),  # the only split there is
+        (["a.jsonl", "b.JSONL"], "", "train", ["a.jsonl", "b.JSONL"]),
+        (["b.jsonl", "a.jsonl"], "", "test", ["a.jsonl", "b.jsonl"]),
+        (["part.jsonl", "test.jsonl"], "", "train", ["part.jsonl"]),
+        (["part.jsonl", "test.jsonl"], "/*.jsonl", "train", ["part.jsonl"]),
+        (["part.jsonl", "my_eval.jsonl"], "", "test", ["my_eval.jsonl"]),
+        (["latest.csv", "Test500.csv"], "", "test", ["Test500.csv"]),
+        (["test/training-0.csv", "test/test-0.csv"], "", "train", ["test/training-0.csv"]),
+        (["d.csv/e/a.jsonl"], "", "train", ["d.csv/e/a.jsonl"]),
+        (["d/e/a.jsonl"], "/**/*.jsonl", "train", ["d/e/a.jsonl"]),
+        (["training/0.csv", "dev/0.csv", "test/0.csv"], "", "train", ["training/0.csv"]),
+        (["training/0.csv", "dev/0.csv", "test/0.csv"], "", "validation", ["dev/0.csv"]),
+        (["train/0.csv", "test/0.csv"], "/*/0.csv", "test", ["test/0.csv"]),
+        (["a/train.csv", "b/train.csv"], "/*/train.csv", "train", ["a/train.csv", "b/train.csv"]),
+        (["a.csv", "b.jsonl"], "/*.[cj]s*", "train", ["a.csv", "b.jsonl"]),
+        ([".cache/a.csv", ".b.csv", "b.csv"], "", "train", ["b.csv"]),
+    ],
+)
+def test_the_shards_of_a_split_are_read_in_the_order_of_their_names(names, below, split, found, tmp_path):
+    folder = write_shards(tmp_path / "test", names)  # the folder's own name says nothing
+    for name in ("README.md", "dataset_infos.json", "dataset_info.json", "config.json"):
+        (folder / name).write_text("{}")
+    assert [problem.question for problem in load_problems(f"{folder}{below}", split)] == found
+
+
+@pytest.mark.parametrize(
+    "names, below, message",
+    [
+        (["main/train.csv", "socratic/train.csv"], "", r"set holds files of several kinds: choose by a "),
+        (["main/train.csv", "socratic/train.csv"], "", r"pattern, \S+main/\*.csv or \S+socratic/\*.csv$"),
+        (["a.csv", "b.jsonl"], "", r"choose by a pattern, \S+/\*.csv or \S+/\*.jsonl"),
+        (["train.csv", "test.csv"], "", "set has no split 'dev': choose one of test, train"),
+        (["train.csv", "test.csv"], "/*.csv", r"set/\*.csv has no split 'dev': choose one of test, train"),
+        (["notes.txt", ".hidden.csv", "config.json"], "", r"data \S+set holds no file that ends in .jsonl, "),
+        (["a.csv"], "/*.parquet", r"data \S+set/\*.parquet holds no file that ends in .jsonl, .json, .csv, "),
+    ],
+)
+def test_a_folder_that_cannot_be_read_whole_is_refused(names, below, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        load_problems(f"{write_shards(tmp_path / 'set', names)}{below}", "dev")
+
+
+def test_shards_may_be_empty_and_a_row_is_named_by_its_shard(tmp_path):
+    folder = write_shards(tmp_path / "set", ["b.jsonl"])
+    (folder / "a.jsonl").write_text("")
+    assert load_problems(str(folder)) == [Problem("b.jsonl", ("1",))]
+    write_jsonl(folder / "c.jsonl", [{"problem": "a?", "answer": "1"}, {"problem": "a?", "solution": "1"}])
+    with pytest.raises(ValueError, match=r"c.jsonl, row 2: answer is None"):
+        load_problems(str(folder))
+    with pytest.raises(ValueError, match=r"set has no column x, only problem, answer, solution: set --level"):
+        load_problems(str(folder), level_column="x")
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a.jsonl", "a.json", "a.csv", "a.tsv", "a.jsonl.gz", "a.parquet", "a.arrow", "data/train-0.parquet"],
+)
+def test_a_git_lfs_pointer_is_named(name, tmp_path):
+    path = tmp_path / "clone" / name
+    path.parent.mkdir(parents=True)
+    path.write_text(POINTER)
+    for source in (path, tmp_path / "clone"):
+        with pytest.raises(ValueError, match=rf"{name} is a Git LFS pointer, not the data: .* git lfs pull"):
+            load_problems(str(source))
+
+
+def test_a_git_lfs_pointer_in_a_saved_folder_is_named(tmp_path):
+    save_arrow(tmp_path / "set").write_text(POINTER)
+    datasets.DatasetDict({"train": datasets.Dataset.from_list(ROWS)}).save_to_disk(tmp_path / "splits")
+    (tmp_path / "splits" / "train" / "data-00000-of-00001.arrow").write_text(POINTER)
+    for name in ("set", "splits"):
+        with pytest.raises(ValueError, match="data-00000-of-00001.arrow is a Git LFS pointer, not the data"):
+            load_problems(str(tmp_path / name))
+
+
 @pytest.mark.parametrize("source, config", [("owner/name", None), ("owner/na.me-1:main", "main")])
 def test_a_hub_id_goes_to_load_dataset(source, config, monkeypatch):
     calls = []
@@ -139,13 +305,28 @@ def test_a_hub_id_goes_to_load_dataset(source, config, monkeypatch):
     assert calls == [(source.partition(":")[0], config)]
 
 
+def test_the_libraries_log_no_warnings_and_no_progress(monkeypatch):
+    libraries = (datasets, huggingface_hub)
+    datasets.enable_progress_bars()
+    for library in libraries:
+        library.logging.set_verbosity_warning()
+
+    def load_dataset(*args):
+        assert not any(library.logging.get_logger().isEnabledFor(logging.WARNING) for library in libraries)
+        assert datasets.are_progress_bars_disabled()
+        return datasets.Dataset.from_list(ROWS)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert load_problems("owner/name") == PROBLEMS
+
+
 def test_a_hub_id_that_cannot_be_had_is_an_error_of_ours(monkeypatch):
     def load_dataset(*args):
-        raise datasets.exceptions.DatasetGenerationError("broken file")  # neither OSError nor ValueError
+        raise datasets.exceptions.DatasetGenerationError("broken\n  file")  # neither OSError nor ValueError
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     with pytest.raises(
-        ValueError, match="owner/name is no folder here, and on the Hub it cannot be read: broken"
+        ValueError, match="owner/name is no folder here, and on the Hub it cannot be read: broken file$"
     ):
         load_problems("owner/name")
 
@@ -157,6 +338,98 @@ def test_columns_are_found_by_their_usual_names_or_chosen(tmp_path):
     assert load_problems(path) == [Problem("a?", ("1",))]
     chosen = load_problems(path, question_column="prompt", answer_column="gold", level_column="n")
     assert chosen == [Problem("b?", ("2",), "3")]
+
+
+CHAT = [
+    {"role": "system", "content": "Think."},
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "Hello"},
+    {"role": "user", "content": "What is 1 + 1?"},
+]
+VERL = {
+    "data_source": "gsm8k",
+    "prompt": CHAT,
+    "reward_model": {"style": "rule", "ground_truth": "2"},
+    "extra_info": {"index": 0, "answer": "#### 3", "more": {"level": 4}},
+}
+
+
+def save_rows(path: Path, rows: list, kind: str) -> str:
+    if kind == "jsonl":
+        return write_jsonl(path.with_suffix(".jsonl"), rows)
+    if kind == "json":
+        path.with_suffix(".json").write_text(json.dumps(rows))
+        return str(path.with_suffix(".json"))
+    dataset = datasets.Dataset.from_list(rows)
+    if kind == "parquet":
+        dataset.to_parquet(path.with_suffix(".parquet"))
+        return str(path.with_suffix(".parquet"))
+    dataset.save_to_disk(path)
+    return str(path if kind == "folder" else path / "data-00000-of-00001.arrow")
+
+
+KINDS = ("jsonl", "json", "parquet", "folder", "arrow")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_layout_of_verl_is_read_as_it_is(kind, tmp_path):
+    path = save_rows(tmp_path / "set", [VERL], kind)
+    assert load_problems(path) == [Problem("What is 1 + 1?", ("2",))]
+    chosen = dict(answer_column="extra_info.answer", level_column="extra_info.more.level")
+    assert load_problems(path, **chosen) == [Problem("What is 1 + 1?", ("3",), "4")]
+    with pytest.raises(
+        ValueError, match="no column reward_model, only data_source, prompt, reward_model.sty"
+    ):
+        load_problems(path, answer_column="reward_model")
+
+
+def test_worked_solutions_are_read_for_every_row(tmp_path):
+    rows = [{"problem": "a?", "solution": rf"So $x=\boxed{{{i}}}$."} for i in range(3)]
+    problems = load_problems(write_jsonl(tmp_path / "set.jsonl", rows), answer_column="solution")
+    assert [problem.answers for problem in problems] == [("0",), ("1",), ("2",)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_row_without_its_object_is_named(kind, tmp_path):
+    path = save_rows(tmp_path / "set", [VERL, VERL | {"reward_model": None}], kind)
+    with pytest.raises(ValueError, match=r"row 2: reward_model.ground_truth is None, and should be a text"):
+        load_problems(path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": CHAT},
+        {"messages": [*CHAT, {"role": "assistant", "content": "2"}]},
+        {"conversations": [{"from": "human", "value": "What is 1 + 1?"}, {"from": "gpt", "value": "2"}]},
+        {"prompt": str(CHAT)},  # as pandas writes it into a .csv file
+        {"prompt": json.dumps(CHAT)},
+    ],
+)
+def test_the_question_of_a_chat_is_the_last_message_of_the_user(kind, row, tmp_path):
+    path = save_rows(tmp_path / "set", [row | {"answer": 2}], kind)
+    assert load_problems(path) == [Problem("What is 1 + 1?", ("2",))]
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        [],
+        CHAT[:1],
+        [*CHAT, {"role": "user", "content": " "}],
+        [{"role": "user"}],
+        [{"role": "user", "content": [{"type": "image"}]}],
+        ["What is 1 + 1?"],
+        "[{'role': 'user', ",
+    ],
+)
+def test_a_chat_without_a_question_is_refused(cell, tmp_path):
+    path = write_jsonl(tmp_path / "set.jsonl", [ROWS[0], {"problem": cell, "answer": "2"}])
+    with pytest.raises(
+        ValueError, match=r"set.jsonl, row 2: problem is .*, (and should be the text of a qu|wh)"
+    ):
+        load_problems(path)
 
 
 def test_a_level_may_be_a_number_or_missing(tmp_path):
@@ -176,7 +449,21 @@ def test_a_level_may_be_a_number_or_missing(tmp_path):
         (str(["9.6\n", "$\\frac{1}{2}$"]), ("9.6", "$\\frac{1}{2}$")),  # the same, printed by Python
         (["7.5 \\times 10^7", "7.5 \\times 10^7\n"], ("7.5 \\times 10^7",)),  # equal once stripped
         ("She sold 48/2 = 24.\n48 + 24 = 72\n#### 72", ("72",)),  # GSM8K's worked solution
+        ("48 + 24 = 72. #### 72", ("72",)),
+        ("48 + 24 = 72\r\n#### 1,072 \r\n", ("1,072",)),
         ("#### First step\nIt is 3.", ("#### First step\nIt is 3.",)),  # a heading, and no last line
+        (r"\boxed{3}", ("3",)),
+        (r"$\boxed{\frac{1}{2}}$", (r"\frac{1}{2}",)),
+        (r"So $x=\boxed{1}$.\nThen $y$ is $\fbox{ 2 }$ cm.", ("2",)),  # MATH's worked solution
+        ([r"\boxed{3}", "3", r"#### $\boxed{4}$"], ("3", "4")),
+        (r"['\\boxed{3}']", ("3",)),
+        (r"\boxed{3", (r"\boxed{3",)),
+        (
+            r"First, note that 3 is prime.\n\nHence it is odd.",
+            (r"First, note that 3 is prime.\n\nHence it is odd.",),
+        ),
+        (True, ("True",)),
+        (10**20, ("100000000000000000000",)),
         ("[2, 5)", ("[2, 5)",)),  # an interval is an answer
         ("[1, 2]", ("[1, 2]",)),
         ([1, "one"], ("1", "one")),
@@ -278,10 +565,17 @@ def test_the_authors_files(name, rows, answers, level):
             [ROWS[0], {"problem": "a?", "answer": float("nan")}],
             r"row 2: answer is nan, and should not be empty",
         ),
-        ([{"problem": "a?", "answer": {"value": 1}}], r"row 1: answer is {'value': 1}, and should be a text"),
+        (
+            [{"problem": "a?", "answer": {"value": 1}}],
+            r"no column answer or .*, only problem, answer.value: set",
+        ),
+        ([{"problem": "a?", "answer": [{"value": 1}]}], r"answer is \[{'value': 1}\], and should be a text"),
+        ([{"problem": "a?", "answer": [None]}], r"row 1: answer is \[None\], and should be a text"),
+        ([ROWS[0], {"problem": None, "answer": "1"}], r"row 2: problem is None, and should be the text of"),
+        ([ROWS[0], {"problem": 12, "answer": "1"}], r"row 2: problem is 12, and should be the text of"),
         (
             [{"problem": "a?", "answer": "['1', os]"}],
-            r"row 1: answer is .* printed list of strings but is none",
+            r"row 1: answer is .* starts like a printed list but is none",
         ),
         ([ROWS[0], {"problem": "\n", "answer": "1"}], r"row 2: problem is '\\n', and should be the text"),
         ([ROWS[0], ["a?", "1"]], r"row 2: should be an object with columns, not \['a\?', '1'\]"),
@@ -294,7 +588,7 @@ def test_a_bad_row_is_named(rows, message, tmp_path):
 
 @pytest.mark.parametrize("end", ["[" * 9000, "-" * 9000 + "1]", "'1', " * 3000 + "]"], ids=["[", "-", "long"])
 def test_a_printed_list_is_read_within_bounds(end):
-    with pytest.raises(ValueError, match="printed list of strings"):
+    with pytest.raises(ValueError, match="printed list"):
         read_answers("['1', " + end)
 
 
@@ -308,8 +602,35 @@ def test_a_broken_line_is_named_by_its_line_number(tmp_path):
     with pytest.raises(ValueError, match=r"set.jsonl, row 2: not JSON: 'utf-8' codec"):
         load_problems(str(path))
     path.write_bytes(b"[" * 100_000)
-    with pytest.raises(ValueError, match=r"set.jsonl, row 1: not JSON"):
+    with pytest.raises(ValueError, match=r"set.jsonl, a list: not JSON: maximum recursion depth"):
         load_problems(str(path))
+    path.write_bytes(good + b"\n" + b'{"a":' * 100_000)
+    with pytest.raises(ValueError, match=r"set.jsonl, row 2: not JSON: maximum recursion depth"):
+        load_problems(str(path))
+    path.write_text('\ufeff [{"problem": "a?"},\n {"problem": }]')
+    with pytest.raises(ValueError, match=r"set.jsonl, a list: not JSON: Expecting value: line 2 column 14"):
+        load_problems(str(path))
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"", "set.csv is empty"),
+        (b"problem,answer\n", "set.csv is empty"),
+        (b"problem;answer\na?;1\n", "set.csv has no column problem or .*, only problem;answer: set"),
+        (b"problem,answer\na?,1\nb?,1,000\n", "set.csv, row 2: has more or fewer cells than the header"),
+        (b"problem,answer\nb?,1,000\na?,1\n", "set.csv, row 1: has more or fewer cells than the header"),
+        (b"problem,answer\na?\n", "set.csv, row 1: has more or fewer cells than the header"),
+        (b"problem,answer\na?,\n", "set.csv, row 1: answer is '', and should not be empty"),
+        (b'problem,answer\n"a?,1\nb?,2\n', "set.csv, row 1: unexpected end of data"),
+        (b'problem,answer\na?,1\n"b" c?,2\n', "set.csv, row 2: ',' expected after '\"'"),
+        (b"problem,answer\n\xff?,1\n", "set.csv, 'utf-8' codec can't decode byte 0xff in position 15"),
+    ],
+)
+def test_what_is_wrong_in_a_csv_file_is_named(content, message, tmp_path):
+    (tmp_path / "set.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        load_problems(str(tmp_path / "set.csv"))
 
 
 def test_unreadable_files_are_named(tmp_path):
@@ -317,13 +638,20 @@ def test_unreadable_files_are_named(tmp_path):
         (tmp_path / name).write_text('{"problem": "a?"}\n{"problem": "b?"}\n')
         with pytest.raises(ValueError, match=name):
             load_problems(str(tmp_path / name))
-    (tmp_path / "set.csv").write_text("problem,answer\n")
-    with pytest.raises(
-        ValueError, match="set.csv should be a folder or end in .jsonl, .json, .parquet, .arrow"
-    ):
-        load_problems(str(tmp_path / "set.csv"))
-    with pytest.raises(ValueError, match=f"{tmp_path} cannot be read"):  # a folder of something else
-        load_problems(str(tmp_path))
+    for content in (b"no gzip", gzip.compress(b"{}")[:-9], gzip.compress(b"")[:10] + b"\xff" * 9):
+        (tmp_path / "set.jsonl.gz").write_bytes(content)
+        with pytest.raises(ValueError, match="set.jsonl.gz cannot be read: "):
+            load_problems(str(tmp_path / "set.jsonl.gz"))
+    for name in ("set.xlsx", "set.jsonl.zst", "set.txt", "set.parquet.gz"):
+        (tmp_path / name).write_text("problem,answer\n")
+        with pytest.raises(
+            ValueError, match=f"{name} should be a folder or end in .jsonl, .*, .parquet, .arr"
+        ):
+            load_problems(str(tmp_path / name))
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "state.json").write_text("{}")  # a folder that was not saved whole
+    with pytest.raises(ValueError, match="saved cannot be read: "):
+        load_problems(str(tmp_path / "saved"))
 
 
 def test_empty_tables_are_named(tmp_path):
@@ -334,10 +662,60 @@ def test_empty_tables_are_named(tmp_path):
             load_problems(str(tmp_path / name))
 
 
-@pytest.mark.parametrize("source", ["/no/such/folder", "./no", "no/such.jsonl", "nothing.parquet", "a/b/c"])
+@pytest.mark.parametrize(
+    "source", ["/no/such/folder", "./no", "no/such.jsonl", "nothing.CSV", "a/b.csv.gz", "a/b/c"]
+)
 def test_a_missing_file_is_named(source):
     with pytest.raises(FileNotFoundError, match=f"data {source}: there is no such file or folder"):
         load_problems(source)
+
+
+# References that the verifier cannot read
+
+
+PROSE = "Suppose there were finitely many primes. Multiply them all and add one, which none of them divides."
+
+
+@pytest.mark.parametrize(
+    "reference, read",
+    [
+        ("3", True),
+        (r"\frac{1}{2}\text{ cm}", True),
+        ("1,000", True),
+        (r"x \in (-\infty, 2]", True),
+        (r"\text{Tuesday}", True),
+        ("New York", True),
+        ("Don't know.", True),
+        ("x is even and y is odd", True),
+        (PROSE, False),
+        (PROSE * 30, False),
+        (r"\frac{1", False),
+        (r"\boxed{3", False),
+        ("2 +", False),
+        ("+".join("1" * 150), True),
+        ("+".join("1" * 151), False),  # 301 characters are too long to be parsed here
+        ("1 1/2", True),
+        ("Zürich", True),
+        ("", False),
+        (".", False),
+    ],
+)
+def test_what_can_be_read_as_a_reference(reference, read):
+    assert can_be_read(reference) == read
+
+
+def test_references_that_cannot_be_read_are_told_if_they_are_over_a_tenth():
+    def problems(unread: int, total: int) -> list[Problem]:
+        return [Problem("a?", (PROSE, "2 +") if i < unread else (PROSE, "3")) for i in range(total)]
+
+    assert reference_warnings({"a": problems(1, 10), "b": problems(0, 1)}) == []  # a tenth is not over it
+    assert reference_warnings({"a": problems(0, 5), "b": problems(2, 10)}) == [
+        "b: 2 of 10 references looked at cannot be read as an answer, such as 'Suppose there were finitely "
+        "many primes. Multiply them all and add one, which no': hardly any response will match these"
+    ]
+    [line] = reference_warnings({"a": problems(30_000, 60_000)})  # every 200th of them
+    assert line.startswith("a: 150 of 300 references looked at")
+    assert reference_warnings({"a": problems(60, 601)}) == []  # every third: 20 of 201
 
 
 def test_an_unknown_name_lists_the_known_ones():

@@ -202,7 +202,10 @@ def test_a_served_model_gets_the_same_report_and_is_resumed(checkpoint, tmp_path
         (["--n", "4"], "several samples need a temperature above 0"),
         (["--data", "no-such-set"], "no-such-set"),
         (["--model", "./nowhere"], "model './nowhere' is no folder"),
-        (["--max_response_tokens", "5000"], "max_response_tokens 5000 is over the model's context, 256 tokens"),
+        (
+            ["--max_response_tokens", "5000"],
+            "max_response_tokens 5000 is over the model's context",
+        ),
         (["--template", "four_shot"], "tokens, and the model's context is 256"),
         (["--template", "none,r2"], "template 'r2' is unknown: choose one of"),
         (["--temperature", "0.5,hot"], "temperature '0.5,hot': numbers of 0 or more"),
