@@ -21,7 +21,8 @@ from loss import _LinearLogprobs
 
 GB = 1e9
 USABLE = 0.92  # of a GPU: CUDA's context, its graphs, NCCL's buffers and fragmentation take the rest
-PROCESS = 1e9  # without a GPU: Python with torch and vLLM
+USABLE_RAM = 0.8  # without a GPU: glibc keeps freed blocks, and other programs run
+PROCESS = 1e9  # Python with torch and vLLM
 
 
 class Memory(NamedTuple):
@@ -182,10 +183,10 @@ def check_memory(
     if 16 * sum(p.numel() for p in model.parameters()) < room / 50:
         return  # as the tiny base: not worth a second of following tensors
     need = learner_memory(c, model, world_size, dtype, chunk_size=2**22)
-    if need.update + engine > USABLE * room:  # without a GPU the engine keeps its memory
+    if need.update + engine > USABLE_RAM * room:  # without a GPU the engine keeps its memory
         raise ValueError(
             f"{room / GB:.1f} GB of RAM a process, and the engine takes {engine / GB:.1f}: "
-            + (_change_of_update(c, need, USABLE * room - engine) or "")
+            + (_change_of_update(c, need, USABLE_RAM * room - engine))
         )
 
 

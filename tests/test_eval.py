@@ -101,6 +101,21 @@ def read(folder):
     return report, [json.loads(line) for line in (folder / "responses.jsonl").read_text().split("\n")[:-1]]
 
 
+def test_a_long_prompt_takes_nothing_from_the_budget_of_others(checkpoint, tmp_path, capsys):
+    """The context is 256 tokens; the second question takes 200 of them, so only its response is cut."""
+    rows = [{"question": "1+1", "answer": "2"}, {"question": "1+" * 100, "answer": "100"}]
+    (tmp_path / "two.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    plan = script.prepare(script.EvalConfig(model=checkpoint, data=[f"{tmp_path}/two.jsonl"]))
+    assert (plan.budget, plan.max_model_len) == (255, 256)
+    assert "2 prompts leave less than 255 tokens of the model's context, 256" in capsys.readouterr().out
+    flags = dict(model=checkpoint, data=[f"{tmp_path}/two.jsonl"], max_response_tokens=100)
+    plan = script.prepare(script.EvalConfig(**flags))
+    assert (plan.budget, plan.max_model_len) == (100, 256)
+    assert "1 prompts leave less than 100 tokens" in capsys.readouterr().out
+    plan = script.prepare(script.EvalConfig(**flags | {"max_response_tokens": 50}))
+    assert plan.max_model_len == 250 and capsys.readouterr().out == ""
+
+
 # ---- Without a model: --regrade ----
 
 HOSTILE = ["\0\\boxed{2}", "\ud800 \\boxed{2}", "x" * 3_000_000 + "\\boxed{2}", "\u2028\x85\r\n\\boxed{2}"]

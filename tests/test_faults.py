@@ -175,7 +175,19 @@ def generate(self, *arguments):
         self._llm = IllLLM()
     return generate_of(self, *arguments)
 
-rollout.Sampler._generate = generate
+sampled = []
+
+def update(policy, optimizer, rollouts, *rest):
+    sampled[:] = rollouts
+    return update_of(policy, optimizer, rollouts, *rest)
+
+def hand_over(policy, sampler, probe, *rest):  # checked on this rank's longest response
+    assert not sampled or len(probe.response_ids) == max(len(r.response_ids) for r in sampled)
+    assert not sampled or probe in sampled
+    return hand_over_of(policy, sampler, probe, *rest)
+
+update_of, hand_over_of = train.update, train.hand_over
+train.update, train.hand_over, rollout.Sampler._generate = update, hand_over, generate
 train.main()
 """
 

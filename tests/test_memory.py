@@ -164,11 +164,11 @@ def test_without_a_gpu_learner_and_engine_share_the_ram(qwen_7b, monkeypatch):
     monkeypatch.setattr(memory, "learner_memory", lambda *_, **__: memory.Memory(*(p * 1e9 for p in FITS)))
     ram = SimpleNamespace(available=0)
     monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: ram)
-    # 31 of the update, 15.23 of the engine's weights, 1.07 of its cache, 1 of the process; 92 % are used.
-    ram.available = 53e9
+    # 31 of the update, 15.23 of the engine's weights, 1.07 of its cache, 1 of the process; 80 % are used.
+    ram.available = 61e9
     check(qwen_7b, None, share=1.0, ranks=1)
-    ram.available = 52e9
-    with pytest.raises(ValueError, match="52.0 GB of RAM a process, and the engine takes 17.3: an update"):
+    ram.available = 60e9
+    with pytest.raises(ValueError, match="60.0 GB of RAM a process, and the engine takes 17.3: an update"):
         check(qwen_7b, None, share=1.0, ranks=1)
     with pytest.raises(ValueError, match="--micro_batch_tokens [0-9]+ or --gradient_checkpointing true$"):
         check(qwen_7b, None, share=1.0, ranks=1, gradient_checkpointing=False, micro_batch_tokens=16384)
@@ -184,8 +184,9 @@ def test_a_half_billion_parameters_do_not_fit_into_24_gb_of_ram_without_recomput
     shape |= dict(vocab_size=151936, num_key_value_heads=2, max_position_embeddings=32768)
     Qwen2Config(**shape, tie_word_embeddings=True).save_pretrained(tmp_path)
     model = empty_model(str(tmp_path))
-    tokens = dict(max_prompt_tokens=200, max_response_tokens=1024, micro_batch_tokens=4096)
-    with pytest.raises(ValueError, match="--gradient_checkpointing true$"):
+    tokens = dict(max_prompt_tokens=64, max_response_tokens=128, micro_batch_tokens=4096)
+    tokens |= dict(attn_implementation="eager")  # all of it as in the tiny recipe
+    with pytest.raises(ValueError, match="--micro_batch_tokens [0-9]+ or --gradient_checkpointing true$"):
         check(model, None, share=1.0, ranks=1, gradient_checkpointing=False, **tokens)
     check(model, None, share=1.0, ranks=1, **tokens)
 

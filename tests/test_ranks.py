@@ -12,9 +12,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from conftest import free_port, make_rollout, random_qwen2, settings
+from torch.distributed.tensor import DTensor
 
 import learner
-from learner import checkpoint_weights, load_policy, prepare_policy, update
+from learner import checkpoint_weights, load_policy, prepare_policy, reshard, update
 from loss import ALGOS
 
 ROOT = Path(__file__).parents[1]
@@ -30,10 +31,12 @@ def rollouts():
 ADVANTAGES = torch.tensor([0.5, -0.5, 0.25, -0.25, 0.75, -0.75, 1.0, -1.0])
 
 
-def one_update(tokenizer, algo: str, tied: bool) -> tuple[dict[str, torch.Tensor], dict[str, float], int]:
+def one_update(
+    tokenizer, algo: str, tied: bool, recompute: bool = False
+) -> tuple[dict[str, torch.Tensor], dict[str, float], int]:
     """One SGD step on this rank's share -> the whole weights, the metrics, and the number of forwards."""
     learner.compute_dtype = lambda: torch.float32
-    policy = prepare_policy(random_qwen2(tokenizer, tied=tied))
+    policy = prepare_policy(random_qwen2(tokenizer, tied=tied), gradient_checkpointing=recompute)
     forwards = []
     policy.register_forward_hook(lambda *_: forwards.append(1))
     config = settings(algo=algo, minibatch_size=8, micro_batch_tokens=40, max_response_tokens=32)
@@ -56,13 +59,19 @@ def rank_main(rank: int, ranks: int, port: int, folder: str, tokenizer, cases) -
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     dist.init_process_group("gloo", rank=rank, world_size=ranks)
-    for algo, tied in cases:
-        torch.save(one_update(tokenizer, algo, tied), f"{folder}/{algo}-{tied}-{rank}.pt")
+    for case in cases:
+        torch.save(one_update(tokenizer, *case), f"{folder}/{case}-{rank}.pt")
     for tied in (True, False):
         policy = load_policy(f"{folder}/{tied}", CPU)
         shards = sum(p.to_local().numel() for p in policy.parameters())
         whole = {name: tensor.clone() for name, tensor in checkpoint_weights(policy)}
         torch.save((whole, shards, most_whole_tensors_at_once(policy)), f"{folder}/loaded-{tied}-{rank}.pt")
+        head = policy.model.get_output_embeddings
+        with torch.no_grad():
+            policy(torch.tensor([[5, 6]]), torch.tensor([[6, 7]]), torch.ones(1, 2, dtype=torch.bool))
+        gathered = not isinstance(head().weight, DTensor)
+        reshard(policy)
+        torch.save((gathered, isinstance(head().weight, DTensor)), f"{folder}/head-{tied}-{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -70,16 +79,17 @@ def rank_main(rank: int, ranks: int, port: int, folder: str, tokenizer, cases) -
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_ranks_with_uneven_micro_batches_make_the_update_of_one(ranks, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(learner, "compute_dtype", learner.compute_dtype)  # put back after the test
-    cases = [(algo, True) for algo in ALGOS] + [("drgrpo", False)]
+    cases = [(algo, True, False) for algo in ALGOS] + [("drgrpo", False, False)]
+    cases += [("drgrpo", tied, True) for tied in (True, False)]  # with recomputation, as the large recipes
     models = {tied: random_qwen2(tokenizer, tied=tied, seed=3).to(torch.bfloat16) for tied in (True, False)}
     for tied, model in models.items():
         model.save_pretrained(tmp_path / str(tied))
     mp.spawn(rank_main, (ranks, free_port(), str(tmp_path), tokenizer, cases), nprocs=ranks)
-    for algo, tied in cases:
-        expected, alone, _ = one_update(tokenizer, algo, tied)
+    for case in cases:
+        expected, alone, _ = one_update(tokenizer, *case[:2])
         forwards = set()
         for rank in range(ranks):
-            weights, metrics, count = torch.load(tmp_path / f"{algo}-{tied}-{rank}.pt")
+            weights, metrics, count = torch.load(tmp_path / f"{case}-{rank}.pt")
             assert weights.keys() == expected.keys() and "lm_head.weight" in weights
             for name, tensor in weights.items():
                 torch.testing.assert_close(tensor, expected[name], atol=1e-6, rtol=1e-6)
@@ -95,6 +105,8 @@ def test_ranks_with_uneven_micro_batches_make_the_update_of_one(ranks, tokenizer
                 torch.equal(whole[name], tensor.float()) for name, tensor in model.state_dict().items()
             )
         assert sum(shards for _, shards, _ in loaded) == model.num_parameters()
+        for rank in range(ranks):  # a forward without gradients leaves embedding and head gathered
+            assert torch.load(tmp_path / f"head-{tied}-{rank}.pt") == (True, True)
 
 
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]

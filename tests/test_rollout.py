@@ -1,11 +1,15 @@
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
 from conftest import make_rollout, random_qwen2
 
 import learner
+import train
 from learner import prepare_policy
-from rollout import Sampler, collate
-from train import hand_over
+from rollout import EngineFailed, Sampler, collate
+from train import derived_seed, hand_over
 
 CPU = torch.device("cpu")
 
@@ -16,6 +20,82 @@ def test_collate_by_hand():
     assert batch.labels.tolist() == [[6, 7, 8], [2, 0, 0]]
     assert batch.response_mask.tolist() == [[False, True, True], [True, False, False]]
     assert batch.sampler_logprobs.tolist() == [[0.0, -0.5, -0.5], [-2.0, 0.0, 0.0]]
+
+
+class StubLLM:
+    """Answers from the global generators, as vLLM does: numpy's on GPUs, torch's on CPUs."""
+
+    def __init__(self):
+        self.calls, self.prompts = [], []
+
+    def generate(self, inputs, params, use_tqdm):
+        self.prompts += [given["prompt_token_ids"] for given in inputs]
+        ids = [int(np.random.randint(10**9)), int(torch.randint(10**9, ()))]
+        logprobs = SimpleNamespace(logprobs=[-1.0, -1.0])
+        answer = SimpleNamespace(token_ids=ids, text="", logprobs=logprobs, finish_reason="stop")
+        scores = [{token: SimpleNamespace(logprob=-float(token)) for token in range(30)}] * 30
+        return [SimpleNamespace(outputs=[answer], prompt_logprobs=scores) for _ in inputs]
+
+    def __getattr__(self, name):  # sleep, wake_up, collective_rpc, reset_prefix_cache
+        return lambda *arguments, **keywords: self.calls.append((name, *keywords.get("tags", [])))
+
+
+@pytest.fixture
+def stub(monkeypatch):
+    sampler = object.__new__(Sampler)
+    sampler._llm, sampler._sampling_params, sampler._dtype = StubLLM(), dict, torch.bfloat16
+    sampler._tensor_parallel, sampler._max_model_len, sampler._can_sleep = 1, 8, True
+    return sampler
+
+
+def test_both_global_generators_follow_the_seed_and_ranks_and_steps_differ(stub):
+    """On GPUs vLLM draws a seed a request from numpy's generator, which all ranks' engines seed alike."""
+
+    def draw(step, rank):
+        return stub.sample([[1]], 1, 1.0, 4, (), derived_seed(0, "sample", step, rank))[0].response_ids
+
+    draws = [draw(step, rank) for step in range(3) for rank in range(3)]
+    for generator in (0, 1):
+        assert len({ids[generator] for ids in draws}) == 9
+    assert draws == [draw(step, rank) for step in range(3) for rank in range(3)]
+
+
+def test_every_sampling_starts_without_cached_keys_and_so_does_every_check(stub):
+    stub.sample([[1]], 1, 1.0, 4, (), 0)
+    assert stub._llm.calls == [("reset_prefix_cache",)]
+    stub._llm.calls.clear()
+    stub.load_weights(iter([]))
+    assert stub._llm.calls == [("collective_rpc",), ("reset_prefix_cache",)]
+
+
+def test_a_response_that_fills_the_context_is_scored_without_its_last_token(stub):
+    """vLLM refuses a prompt of max_model_len tokens."""
+    assert stub.logprobs(make_rollout([1, 2, 3], [4, 5, 6, 7, 8])) == [-4.0, -5.0, -6.0, -7.0]
+    assert stub.logprobs(make_rollout([1, 2, 3], [4, 5, 6, 7])) == [-4.0, -5.0, -6.0, -7.0]
+    assert stub._llm.prompts == [[1, 2, 3, 4, 5, 6, 7]] * 2
+
+
+def test_what_an_engine_dies_of_is_named(stub, monkeypatch):
+    monkeypatch.setattr(stub._llm, "generate", lambda *_, **__: [][1])
+    for call in (lambda: stub.sample([[1]], 1, 1.0, 4, (), 0), lambda: stub.logprobs(make_rollout([1], [2]))):
+        with pytest.raises(EngineFailed, match="^IndexError: list index out of range$"):
+            call()
+
+
+def test_the_learner_lets_go_of_its_memory_before_the_engine_takes_its_own(stub, monkeypatch):
+    calls = stub._llm.calls
+    monkeypatch.setattr(train, "reshard", lambda policy: calls.append(("reshard",)))
+    monkeypatch.setattr(train, "checkpoint_weights", lambda policy: iter([]))
+
+    def policy(input_ids, labels, mask):
+        calls.append(("forward",))
+        return -labels.float(), None
+
+    hand_over(policy, stub, make_rollout([1, 2, 3], [4, 5, 6, 7, 8]), CPU)
+    steps = "forward reshard wake_up/weights collective_rpc reset_prefix_cache wake_up/kv_cache"
+    assert ["/".join(call) for call in calls] == steps.split()
+    with pytest.raises(RuntimeError, match="sampler gives a response -5.5000 nats a token, the learner -6.0"):
+        hand_over(lambda *a: (policy(*a)[0] - 0.5, None), stub, make_rollout([1, 2, 3], [4, 5, 6, 7, 8]), CPU)
 
 
 pytestmark = pytest.mark.skipif(

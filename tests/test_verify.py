@@ -482,6 +482,20 @@ def test_a_hung_or_dead_worker_costs_one_answer():
         assert not any(verdict.correct for verdict in verdicts)
 
 
+def test_workers_ignore_what_a_launcher_sends_to_all_processes_of_a_rank():
+    answers = [(f"x + {i}", (f"{i} + x",)) for i in range(8)]
+    responses, references = [f"\\boxed{{{given}}}" for given, _ in answers], [truths for _, truths in answers]
+    with VerifierPool(2, timeout_s=10.0) as pool:
+        assert all(verdict.correct for verdict in pool.verify_all(responses, references, "boxed"))
+        workers = [pool.workers.get() for _ in range(3)]
+        for worker in workers:
+            for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+                worker.send_signal(number)
+            pool.workers.put(worker)
+        assert all(verdict.correct for verdict in pool.verify_all(responses, references, "boxed"))
+        assert pool.timeouts == 0 and all(worker.poll() is None for worker in workers)
+
+
 def test_pool_keeps_order_and_accepts_any_reference():
     responses = [rf"\boxed{{x+{i}}}" for i in range(50)]
     answers = [("y", f"{i}+x") if i % 3 else ("z", "y") for i in range(50)]
