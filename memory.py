@@ -68,63 +68,70 @@ def learner_memory(
     )
 
 
-def _activations(c, config, rows: int, width: int, *how) -> float:
+def _activations(c, config, rows: int, width: int, dtype: torch.dtype, sharded: bool, chunk_size: int):
     """Peak bytes beside parameters and gradients in a forward and backward of `rows` x `width` tokens.
 
-    Every layer more keeps as much for its backward. A model is cut to as few layers as show that in its peak:
-    with fewer, the peak may be elsewhere, as at the embedding's gradient.
+    The peak is in one of three moments: at the head, in the last layer's backward, or at the very end, when
+    the embedding's gradient is made. Every layer keeps as much for its backward as the one before.
     """
-    depth, layers = config.num_hidden_layers, 1
-    peak, kept = _pass(c, config, layers, rows, width, *how)
-    a_layer = _pass(c, config, 2, rows, width, *how)[1] - kept
-    while layers < depth:
-        more = min(layers, depth - layers)
-        smaller, (peak, _) = peak, _pass(c, config, layers + more, rows, width, *how)
-        layers += more
-        if peak - smaller > 0.99 * more * a_layer:
-            break
-    return peak + (depth - layers) * a_layer
+    # Sharded weights are gathered in the compute dtype; whole ones are float32, and autocast copies them.
+    weights = dtype if sharded else torch.float32
+    vectors = weights.itemsize * rows * width * config.hidden_size
+    embedding = weights.itemsize * config.vocab_size * config.hidden_size
+    _, kept_of_one = _layers(c, config, 1, rows, width, dtype, weights)
+    peak, kept = _layers(c, config, 2, rows, width, dtype, weights)
+    more = (config.num_hidden_layers - 2) * (kept - kept_of_one)
+    waiting = embedding * config.tie_word_embeddings  # the head's gradient, for the embedding's
+    at_head = vectors + kept + more + _head(rows * width, config, dtype, weights, chunk_size)
+    return max(at_head, vectors + peak + more + waiting, 2 * vectors + embedding + waiting)
 
 
-def _pass(
-    c, config, layers: int, rows: int, width: int, dtype: torch.dtype, sharded: bool, chunk_size: int
-) -> tuple[float, float]:
-    """(peak, kept after the forward) in bytes, for a model cut to `layers`.
+def _layers(c, config, count: int, rows: int, width: int, dtype: torch.dtype, weights: torch.dtype):
+    """(peak, kept after the forward) in bytes beside inputs and weights, of the first `count` layers.
 
     PyTorch's MemTracker follows a pass over tensors that have shapes and no data.
     """
     config = copy.deepcopy(config)
-    config.num_hidden_layers = layers
+    config.num_hidden_layers = count
     if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[:layers]
-    attention = (
-        "eager" if c.attn_implementation == "eager" else "sdpa"
-    )  # flash attention needs what sdpa does
-
-    def total(snapshot: dict) -> float:
-        return snapshot[torch.device("cpu")]["Total"]
-
+        config.layer_types = config.layer_types[:count]
+    # flash attention needs what sdpa does
+    attention = "eager" if c.attn_implementation == "eager" else "sdpa"
     with FakeTensorMode():
-        # Sharded weights are gathered in the compute dtype; whole ones are float32, and autocast copies them.
-        model = AutoModelForCausalLM.from_config(
-            config, dtype=dtype if sharded else torch.float32, attn_implementation=attention
-        ).train()
+        model = AutoModelForCausalLM.from_config(config, dtype=weights, attn_implementation=attention).train()
         if c.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         for parameter in model.parameters():
             parameter.grad = torch.zeros_like(parameter)
+        inputs = torch.zeros(rows, width, config.hidden_size, dtype=weights, requires_grad=True)
         tracker = MemTracker()
-        tracker.track_external(model)
+        tracker.track_external(model, inputs)
         with tracker, torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            ids = torch.zeros(rows, width, dtype=torch.long)
-            hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)
-            kept = total(tracker.get_tracker_snapshot("current"))
-            weight = model.get_output_embeddings().weight
+            hidden = model.base_model(inputs_embeds=inputs, use_cache=False).last_hidden_state
+            kept = _in_use(tracker, "current")
+            hidden.sum().backward()
+    outside = inputs.numel() * inputs.itemsize + 2 * sum(p.numel() * p.itemsize for p in model.parameters())
+    return _in_use(tracker, "peak") - outside, kept - outside
+
+
+def _head(tokens: int, config, dtype: torch.dtype, weights: torch.dtype, chunk_size: int) -> float:
+    """Peak bytes of `linear_logprobs` and its backward beside its input, the weight and their gradients."""
+    with FakeTensorMode():
+        hidden = torch.zeros(tokens, config.hidden_size, dtype=weights, requires_grad=True)
+        weight = torch.zeros(config.vocab_size, config.hidden_size, dtype=weights, requires_grad=True)
+        weight.grad = torch.zeros_like(weight)
+        labels, tracker = torch.zeros(tokens, dtype=torch.long), MemTracker()
+        tracker.track_external(hidden, weight, labels)
+        with tracker:
             # Not linear_logprobs, which looks at its labels: they have no data here.
-            logprobs, _ = _LinearLogprobs.apply(hidden, weight, ids.flatten(), 1.0, chunk_size, dtype)
+            logprobs, _ = _LinearLogprobs.apply(hidden, weight, labels, 1.0, chunk_size, dtype)
             logprobs.sum().backward()
-    held = 2 * sum(p.numel() * p.itemsize for p in model.parameters())  # parameters and gradients
-    return total(tracker.get_tracker_snapshot("peak")) - held, kept - held
+    outside = hidden.numel() * hidden.itemsize + 2 * weight.numel() * weight.itemsize
+    return _in_use(tracker, "peak") - outside
+
+
+def _in_use(tracker: MemTracker, moment: str) -> float:
+    return tracker.get_tracker_snapshot(moment)[torch.device("cpu")]["Total"]
 
 
 def engine_memory(c, model: nn.Module, dtype: torch.dtype = torch.bfloat16) -> tuple[float, float]:
