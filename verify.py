@@ -142,7 +142,9 @@ def split_units(text: str) -> tuple[str, set[str]]:
 DECIMAL = r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?"
 NUMBER = re.compile(rf"{DECIMAL}|[+-]?[0-9]+/0*[1-9][0-9]*")
 THOUSANDS = re.compile(r"[+-]?[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])")
-MIXED = re.compile(r"(?<![0-9.^_])([0-9]+) ?(?:\\frac\{([0-9]+)\}\{([0-9]+)\}|(?<= )([0-9]+)/([0-9]+))")
+MIXED = re.compile(
+    r"(?<![0-9.^_])([0-9]+) ?(?:\\frac\{([0-9]+)\}\{([0-9]+)\}|(?<= )([0-9]+)/([0-9]+))(?P<more>\+[0-9]+$)?"
+)
 
 
 def plain_number(text: str) -> Fraction | None:
@@ -174,13 +176,14 @@ def quick_match(given: str, truth: str) -> bool | None:
 
 
 def spellings(text: str) -> list[str]:
-    """Ways to read a text: "5,120" is one number or two. A mixed number becomes a sum."""
+    """Ways to read a text: "5,120" is one number or two. A mixed number becomes a fraction."""
 
-    def as_sum(found: re.Match[str]) -> str:
-        whole, above, below = (group for group in found.groups() if group)
-        return f"({whole}+{above}/{below})" if 0 < int(above) < int(below) else found[0]
+    def as_fraction(found: re.Match[str]) -> str:
+        above, below = int(found[2] or found[4]), int(found[3] or found[5])
+        whole = int(found[1]) + int(found["more"] or 0)  # public graders take 1 1/2 + 3 as worked out
+        return f"({whole * below + above}/{below})" if 0 < above < below else found[0]
 
-    text = MIXED.sub(as_sum, text)
+    text = MIXED.sub(as_fraction, text)
     return [text, text.replace(",", "")] if THOUSANDS.match(text) else [text]
 
 
@@ -195,9 +198,11 @@ def answers_match(given: str, truth: str) -> bool:
         from mathexpr import TOLERANCE, parse, same
 
         given, truth = split_units(given)[0], split_units(truth)[0]
-        percents = (1, 100) if ("%" in given) != ("%" in truth) else (1,)  # 28% is 28 or 0.28
-        for percent, a, b in product(percents, spellings(given), spellings(truth)):
-            if same(parse(a, percent), parse(b, percent), TOLERANCE[("." in a) + ("." in b)]):
+        percents = (100, 1) if ("%" in given) != ("%" in truth) else (1,)  # 28% is 28 or 0.28
+        free_signs = (False, True) if r"\pm" in given + truth else (False,)  # of (\pm 1, \pm 2): two, or four
+        for percent, free, a, b in product(percents, free_signs, spellings(given), spellings(truth)):
+            (x, x_finished), (y, y_finished) = parse(a, percent, free), parse(b, percent, free)
+            if (x_finished or not y_finished) and same(x, y, TOLERANCE[("." in a) + ("." in b)]):
                 return True
     except Exception:  # sympy's are of many kinds, and what it can't handle is not the reference answer
         pass
