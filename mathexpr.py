@@ -45,9 +45,20 @@ SPELLINGS = r"""* \times \cdot \ast; / : to; ^ **; ~ \approx; | \mid \vert; \set
 ; atan arctan \arctan arctg \arctg; tan tg \tg; cot ctg \ctg; Max max \max; Min min \min; sign sgn \sgn"""
 CANONICAL = {spelling: group.split()[0] for group in SPELLINGS.split(";") for spelling in group.split()}
 
-FUNCTION_NAMES = "sin cos tan cot sec csc sinh cosh tanh exp log asin acos atan acot Max Min gcd lcm sign"
+
+def of_integers(name: str) -> Any:
+    """gcd or lcm. Those of symbols stay as they are: sympy's are of polynomials, so gcd(a, b) is 1."""
+
+    def value(*numbers: Any) -> Any:
+        known = all(number.is_Integer for number in numbers)
+        return getattr(sp, name)(*numbers) if known else sp.Function(name)(*sorted(numbers, key=str))
+
+    return value
+
+
+FUNCTION_NAMES = "sin cos tan cot sec csc sinh cosh tanh exp log asin acos atan acot Max Min sign"
 FUNCTIONS = {name: getattr(sp, name) for name in FUNCTION_NAMES.split()}
-FUNCTIONS["lg"] = lambda number: sp.log(number, 10)
+FUNCTIONS |= {name: of_integers(name) for name in ("gcd", "lcm")} | {"lg": lambda number: sp.log(number, 10)}
 CONSTANTS = {"e": sp.E, "E": sp.E, r"\pi": sp.pi, "i": sp.I, "I": sp.I, r"\infty": sp.oo}
 CONSTANTS |= {r"\mathbbR": sp.Reals, r"\emptyset": sp.EmptySet}
 
@@ -231,7 +242,7 @@ class Parser:
         while self.tokens[end] != "END" and self.tokens[end] not in RELATIONS:
             end += 1
         name = "".join(self.tokens[self.at : end])
-        if self.tokens[end] == "END" or not NAME.fullmatch(name):
+        if self.tokens[end] == "END" or name.startswith(r"\begin") or not NAME.fullmatch(name):
             return None
         self.at = end
         return sp.Symbol(name)

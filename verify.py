@@ -40,7 +40,10 @@ class Verdict(NamedTuple):
 
 BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:(?P<brace>\{)|(?<=\s)(?P<word>(?=\S*[0-9]|\w(?!\w))[^\s${}\\]+))")
 BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # `\{` is not one
-EMPTY = re.compile(r"(?:[\s.…?_$]|\\[lc]?dots)*")  # as in: put the answer into \boxed{}
+# As in: put the answer into \boxed{}, or into \boxed{\text{your answer}}.
+EMPTY = re.compile(
+    r"(?:[\s.…?_$~{}]|\\(?:[ ,;:!]|(?:[lc]?dots|q?quad|text)(?![a-z]))|(?:the|your|final|answer|here)\b)*"
+)
 # What joins boxes to one answer. Without a comma or a word the last box gives the same answer again.
 GAP = r"(?:[\s$~]|\\[()\[\],;\\ ]|\\q?quad)*"
 JOINT = re.compile(rf"{GAP}(?:[,;]{GAP})?(?:\\text\s*\{{\s*(?:and|or)\s*\}}|and|or){GAP}|{GAP}[,;]{GAP}")
@@ -186,6 +189,7 @@ REWRITES = [
     ),
     (rf"(?<![0-9.])([0-9]+(?:\.[0-9]+)?) ?(\\text ?\{{)? ?({'|'.join(FACTORS)})s?\b", multiplied),
     (r"\\text ?\{ ?\}", " "),
+    (r"& ?(?=[=<>])", ""),  # in `aligned`
     (r"\\mathbb ([A-Z])", r"\\mathbb{\1}"),
     (r"(?<![A-Za-z\\])C ?\( ?([0-9a-z]+) ?, ?([0-9a-z]+) ?\)", r"\\binom{\1}{\2}"),
     (r"\\(frac|binom) ?([0-9])", r"\\\1{\2}"),  # \frac12 is \frac{1}{2}, in two steps
