@@ -385,8 +385,7 @@ def bounded(value: Any, bits: int = MAX_BITS) -> Any:
 
 def relate(ops: list[str], sides: list[Any], done: list[bool]) -> tuple[Any, bool]:
     """(the value of `sides` with `ops` between them, whether it is finished); done: the same of each side."""
-    if ops == [r"\in"]:
-        ops, done = ["="], [is_name(sides[0]), done[1]]  # x in a set; not -x
+    ops = ["="] if ops == [r"\in"] else ops
     if not set(ops) <= {"=", "~"}:
         return Group(" ".join(ops), tuple(sides)), is_solved(sides, done, ordered=True)
     if not any(kind_of(side)[0] or side.free_symbols for side in sides):  # 2 + 2 = 4, or 2/3 ~ 0.67
@@ -554,10 +553,12 @@ def same_solution(xs: dict[str, Any], ys: dict[str, Any], tolerance: Any) -> boo
     def equations(row: dict[str, Any], names: set[str]) -> list[Group]:
         return [Group("=", (sp.Symbol(name), value)) for name, value in row.items() if name in names]
 
+    if len(xs) != len(ys):
+        return False
     both = xs.keys() & ys.keys()
     pairs = [(xs[name], ys[name]) for name in both]
-    pairs += zip(equations(xs, xs.keys() - both), equations(ys, ys.keys() - both), strict=False)
-    return len(xs) == len(ys) and all(same(x, y, tolerance) for x, y in pairs)
+    pairs += zip(equations(xs, xs.keys() - both), equations(ys, ys.keys() - both), strict=True)
+    return all(same(x, y, tolerance) for x, y in pairs)
 
 
 def same_equations(xs: tuple[Any, ...], ys: tuple[Any, ...], tolerance: Any) -> bool:

@@ -252,7 +252,7 @@ RIGHT = {
         ("x=3,y=4 or x=1,y=2", "(1,2),(3,4)"), ("y>2,x>1", "x>1,y>2"),
         ("(x,y)=(1,2) or (3,4)", "(1,2),(3,4)"), ("AB=3 and BC=4", "BC=4, AB=3"),
         (r"\begin{cases}u=4\\v=9\end{cases}", "v=9,u=4"),
-        (r"\begin{aligned}u&=4\\v&=9\end{aligned}", "u=4,v=9"), ("x=y=z=1/3", r"x=y=z=\frac{1}{3}"),
+        (r"\begin{aligned}u &= 4\\v & = 9\end{aligned}", "u=4,v=9"), ("x=y=z=1/3", r"x=y=z=\frac{1}{3}"),
         ("x=0.5,y=0.5,z=0.5", "x=y=z=1/2"), ("c=x=y=z", "x=y=z=c"), ("5", "x=y=z=5"),
         ("(1/2,1/2,1/2)", "x=y=z=0.5"),
     ],
@@ -291,7 +291,8 @@ RIGHT = {
         (r"5\text{ m}²", r"5\text{ m}^{2}"), (r"5\text{ meters squared}", r"5\text{ m}^2"),
         (r"5\text{ cubic cm}", r"5\text{ cm}^3"), (r"5\text{ sq. ft.}", r"5\text{ ft}^2"),
         (r"5\text{ m/s}", r"5\text{ meters per second}"), (r"5\text{ m}\text{s}^{-1}", r"5\text{ m/s}"),
-        (r"5\ \mathrm{m^2}", r"5\text{ m}^2"),
+        (r"5\ \mathrm{m^2}", r"5\text{ m}^2"), (r"5\text{ N}\cdot\text{m}", "5"),
+        (r"5\text{ N}\cdot\text{m}", r"5\text{ N m}"),
     ],
     "markdown and quotes": [
         ("**73**", "73"), ("*73*", "73"), ("***73***", "73"), ("__73__", "73"), ("_73_", "73"),
@@ -341,7 +342,7 @@ RIGHT = {
         (r"\mathsf{5}", "5"), (r"\emph{5}", "5"), (r"\boldsymbol{\frac{1}{2}}", "0.5"),
         (r"\mathbf{\frac12}", "0.5"), (r"\textcolor{blue}{\frac{1}{2}}", "0.5"),
         (r"\underline{\text{odd}}", "odd"), (r"\boldsymbol{x+1}", "x+1"), (r"{\it x}+1", "x+1"),
-        (r"\bm{\mathrm{A}}", "A"), (r"{\rm A}", "A"), (r"5~{\rm cm}", r"5\text{ cm}"),
+        (r"\bm{\mathrm{A}}", "A"), (r"{\rm A}", "A"), (r"{\em A}", "A"), (r"5~{\rm cm}", r"5\text{ cm}"),
         (r"(\boldsymbol{1},\textcolor{red}{2})", "(1,2)"), (r"\boldsymbol{12}\sqrt{3}", r"12\sqrt3"),
     ],
     "signs that are independent": [
@@ -355,6 +356,7 @@ RIGHT = {
         ("1 000", "1000"), ("12 345 678", "12345678"), ("1\u2009000", "1000"), ("1\u202f000", "1000"),
         ("1\u00a0000", "1000"), (r"1\ 000", "1000"), (r"1\;000", "1000"), ("$1~000$", "1000"),
         ("-1 000", "-1000"), ("1 234.5", "1234.5"), ("1'000'000", "1000000"), ("1 100/200", "1.5"),
+        ("10 1/2", "10.5"),
     ],
     "unicode": [
         ("x⁴", "x^4"), ("x¹⁰", "x^{10}"), ("xⁿ⁺¹", "x^{n+1}"), ("10⁻⁵", "0.00001"), ("2×10⁴", "20000"),
@@ -373,7 +375,7 @@ RIGHT = {
         (r"12\text{ red balls}", "12"), (r"x=5\text{ apples}", "5"), ("1,234 apples", "1234"),
         (r"\frac12\text{ pizzas}", "0.5"), ("1 1/2 pizzas", "1.5"), ("5 Apple", r"5\text{ apples}"),
         (r"17\text{ any text}", "17"), (r"5\text{ million}", "5000000"), ("2.5 billion", "2500000000"),
-        ("3 thousand", "3000"), (r"3 \text{ hundred}", "300"), ("2 dozen", "24"),
+        ("3 trillion", "3e12"), ("3 thousand", "3000"), (r"3 \text{ hundred}", "300"), ("2 dozen", "24"),
         (r"\$5\text{ million dollars}", "5,000,000"), ("5000000", "5 million"), ("2 to 3", "2:3"),
         (r"2\text{ to }3", r"\frac23"),
     ],
@@ -403,7 +405,7 @@ WRONG = {
         ("|AB|=7,|CD|=5", "|AB|=5,|CD|=7"), (r"\begin{cases}u=4\\v=9\end{cases}", "u=9,v=4"),
         (r"\vec{u}=(1,2),\vec{v}=(3,4)", r"\vec{u}=(3,4),\vec{v}=(1,2)"),
         ("f'(1)=3,f(1)=2", "f'(1)=2,f(1)=3"), ("x=y=z=5", "x=y=z=6"), ("x=y=5,z=6", "x=y=z=5"),
-        ("6", "x=y=z=5"),
+        ("6", "x=y=z=5"), (r"u=\log_4 8,v=1", "u=1.5,v=1"),
     ],
     "numbers to be worked out": [
         ("3+9-4", "8"), (r"12\cdot13", "156"), ("(3+9-4)", "8"), ("{3+9-4}", "8"), ("[3+9-4]", "8"),
