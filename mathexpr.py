@@ -501,7 +501,7 @@ def named(value: Any) -> list[dict[str, Any]]:
     """`u=4,v=9`, `(u,v)=(4,9)`, `u=v=4` as a dict, or several for `u=4,v=9;u=5,v=8`; [] without two names."""
     kind, parts = kind_of(value)
     solutions: list[dict[str, Any]] = [{}]
-    for part in parts if kind in (",", "and", "()", r"\{\}") else (value,):
+    for part in parts if kind in (",", "and", "()", "[]", r"\{\}") else (value,):
         pairs = name_and_value(part)
         if not pairs:
             return []

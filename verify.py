@@ -270,7 +270,7 @@ def is_noun(words: str) -> bool:
 
 def is_count(text: str) -> bool:
     number = text.rpartition("=")[2]
-    return plain_number(number) is not None or bool(MIXED.fullmatch(number))
+    return plain_number(number) is not None or bool(COUNT.fullmatch(number))
 
 
 def split_units(text: str) -> tuple[str, set[str]]:
@@ -303,6 +303,9 @@ THOUSANDS = re.compile(r"[+-]?[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])")
 MIXED = re.compile(
     r"(?<![0-9.^_])([0-9]+) ?(?:\\frac\{([0-9]+)\}\{([0-9]+)\}|(?<= )([0-9]+)/([0-9]+))(?P<more>\+[0-9]+$)?"
 )
+COUNT = re.compile(
+    r"(?:[-+0-9 ./{}()^]|\\(?:frac|sqrt|pi|times|cdot)(?![a-z]))+"
+)  # a number with its arithmetic
 # A choice: (C), C), Option C, and (C) 12, but not `A, C`.
 OPTION = r"(?i:(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?:? ?)?"
 CHOICE = re.compile(OPTION + r"(?:\(([A-J])\)|([A-J])[).:]?)(?P<rest>(?<=[).:]) ?(?!.*\b[A-J]\b).+)?")
