@@ -1,6 +1,6 @@
 """The text of a mathematical answer -> sympy objects, and whether two of them mean the same.
 
-    tokenize -> Parser, by precedence climbing -> value;  same(value, other, tolerance)
+    tokenize -> Parser, by precedence climbing -> (value, finished);  same(answer, reference, tolerance)
 
 A value is a sympy expression, set or matrix, or a `Group` of values: a list, a tuple, a relation. verify.py
 sends texts it has normalized, and imports this file on first use, as sympy takes half a second to import.
@@ -9,6 +9,9 @@ The text was written by a model that is rewarded for getting past this file, so 
 parser of sympy's, which would run code in it: tokens become numbers, symbols and what the tables below name.
 Bounds are checked before any arithmetic; what is slow all the same, `verify.VerifierPool` kills. What cannot
 be read or is too large raises an exception, of whatever type, and is not the right answer.
+
+The question given back is no answer: `finished` is False where something is left to work out, as in 3+9-4, or
+to solve, as in 2x=6. Only a reference that is such a form itself may be answered by one.
 """
 
 import operator

@@ -77,8 +77,9 @@ def last_boxes(text: str) -> list[str]:
         if EMPTY.fullmatch(content):
             empty = [""]
         else:
-            boxes, at = [content, *boxes], start
-    return boxes or empty
+            boxes.append(content)
+            at = start
+    return boxes[::-1] or empty
 
 
 def extract_boxed(text: str) -> str | None:
@@ -100,7 +101,7 @@ def extract(response: str, answer_format: AnswerFormat) -> list[str] | None:
     if answer_format == "boxed":
         return last_boxes(response) or None
     answer = extract_answer_tag(response)
-    return answer and (last_boxes(answer) or [answer])
+    return None if answer is None else last_boxes(answer) or [answer]
 
 
 INSIDE = r"[(\[{][^()\[\]{}]*[)\]}]"  # brackets that hold no others
@@ -162,7 +163,8 @@ def multiplied(found: re.Match[str]) -> str:
     return f"{value.numerator}{found[2] or ' '}" if value.denominator == 1 else found[0]
 
 
-BEFORE = r"(^|[=,:;({]|\b(?:and|or)\b)"  # what stands before a value
+BEFORE, STARS = r"(^|[=,:;({]|\b(?:and|or)\b)", r"\*{1,3}"  # what stands before a value, and round it
+ALONE = r"(?![0-9/]| [0-9]| ?\\frac)"  # 1 000 is one number, 1 100/200 a mixed one
 # (pattern, what replaces it), in this order.
 REWRITES = [
     (r"(?<=[0-9])(?:\\[,;:! ]|,\\!|\{,\}|~|\\thinspace|') *(?=[0-9]{3}(?![0-9]))", ""),  # 1{,}000 is 1000
@@ -174,19 +176,13 @@ REWRITES = [
     (r"\\([A-Za-z]+|.)", lambda found: COMMANDS.get(found[1], found[0])),
     (r"[\s~]+", " "),
     (r"\$", ""),
-    (
-        rf"{BEFORE} ?(?:\*{{1,3}}([^*]+)\*{{1,3}}|_{{1,2}}([^_]+)_{{1,2}})(?= |$|[,.;:)}}])",
-        r"\1 \2\3",
-    ),  # **5**
+    (rf"{BEFORE} ?(?:{STARS}([^*]+){STARS}|__?([^_]+)__?)(?= |$|[,.;:)}}])", r"\1 \2\3"),  # **5**
     (r"^ ?(?:\"|``?|')([^\"'`]*)(?:\"|''?|`)[ .]*$", r"\1"),
     (r"\\text ?(?!\{[^{}\\]*\})", ""),  # around mathematics
     (r"(\.[0-9]+ ?)(?:\.\.\.+|\\[lc]?dots) ?$", r"\1"),  # 3.14... is a decimal
     (r"\.\.\.+", r"\\dots "),
     (r"(?<![0-9])([0-9]*)\.([0-9]*)(?:\\(?:overline|bar|dot) ?\{?([0-9]+)\}?|\(([0-9]+)\))", repeating),
-    (
-        r"(?<![0-9.,^_])[1-9][0-9]{0,2}(?: [0-9]{3})+(?![0-9/]| [0-9]| ?\\frac)",
-        lambda m: m[0].replace(" ", ""),
-    ),
+    (rf"(?<![0-9.,^_])[1-9][0-9]{{0,2}}(?: [0-9]{{3}})+{ALONE}", lambda found: found[0].replace(" ", "")),
     (rf"(?<![0-9.])([0-9]+(?:\.[0-9]+)?) ?(\\text ?\{{)? ?({'|'.join(FACTORS)})s?\b", multiplied),
     (r"\\text ?\{ ?\}", " "),
     (r"& ?(?=[=<>])", ""),  # in `aligned`
@@ -303,9 +299,8 @@ THOUSANDS = re.compile(r"[+-]?[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])")
 MIXED = re.compile(
     r"(?<![0-9.^_])([0-9]+) ?(?:\\frac\{([0-9]+)\}\{([0-9]+)\}|(?<= )([0-9]+)/([0-9]+))(?P<more>\+[0-9]+$)?"
 )
-COUNT = re.compile(
-    r"(?:[-+0-9 ./{}()^]|\\(?:frac|sqrt|pi|times|cdot)(?![a-z]))+"
-)  # a number with its arithmetic
+# A number of something, perhaps still to be worked out.
+COUNT = re.compile(r"(?:[-+0-9 ./{}()^]|\\(?:frac|sqrt|pi|times|cdot)(?![a-z]))+")
 # A choice: (C), C), Option C, and (C) 12, but not `A, C`.
 OPTION = r"(?i:(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?:? ?)?"
 CHOICE = re.compile(OPTION + r"(?:\(([A-J])\)|([A-J])[).:]?)(?P<rest>(?<=[).:]) ?(?!.*\b[A-J]\b).+)?")

@@ -651,6 +651,7 @@ def test_verify():
     assert verify("7", ("7",), "boxed") == (False, False, False)
     assert verify(r"</think> <answer>7</answer>", ("7",), "answer_tag") == (True, True, False)
     assert verify(r"</think> <answer>It is \boxed{7}.</answer>", ("7",), "answer_tag").correct
+    assert verify("</think> <answer></answer>", ("7",), "answer_tag") == (True, False, False)
     assert verify(r"</think> <answer>**7**</answer>", ("7",), "answer_tag").correct
     assert verify(r"</think> <answer>\boxed{2} and \boxed{3}</answer>", ("2,3",), "answer_tag").correct
     assert not verify(r"\boxed{7} </think> <answer>8</answer>", ("7",), "answer_tag").correct
@@ -803,6 +804,8 @@ def test_pool_keeps_order_and_accepts_any_reference():
         verdicts = pool.verify_all(responses, answers, "boxed")
         assert [verdict.correct for verdict in verdicts] == [bool(i % 3) for i in range(50)]
         assert pool.verify_all([], [], "boxed") == []
+        empty = "</think> <answer></answer>"
+        assert pool.verify_all([empty], [("7",)], "answer_tag") == [(True, False, False)]
         assert [v.correct for v in pool.verify_all(["", r"\boxed{7}"], [("7",)] * 2, "boxed")] == [
             False,
             True,
