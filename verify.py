@@ -141,6 +141,7 @@ FONTS = "bf it rm normal sf tt up".split()
 COMMANDS |= {kind + font: r"\text" for kind in ("text", "math") for font in FONTS}
 COMMANDS |= dict.fromkeys(["emph", "mbox", "hbox"], r"\text") | dict.fromkeys(["dbinom", "tbinom"], r"\binom")
 COMMANDS |= dict.fromkeys(["dfrac", "tfrac", "cfrac", "nicefrac", "sfrac"], r"\frac")
+COMMANDS |= {"lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]"}
 COMMANDS |= dict.fromkeys(["lvert", "rvert", "lVert", "rVert", "Vert", "|"], "|")
 
 # Words for a factor of the number before them, and for a whole answer.
@@ -186,6 +187,8 @@ REWRITES = [
     (rf"(?<![0-9.])([0-9]+(?:\.[0-9]+)?) ?(\\text ?\{{)? ?({'|'.join(FACTORS)})s?\b", multiplied),
     (r"\\text ?\{ ?\}", " "),
     (r"& ?(?=[=<>])", ""),  # in `aligned`
+    (r"^ ?\\approx", ""),
+    (r"^([^:,;()]+):([^:,;()]+):([^:,;()]+)$", r"(\1:\2,\2:\3)"),  # 1:2:3 as two ratios
     (r"\\mathbb ([A-Z])", r"\\mathbb{\1}"),
     (r"(?<![A-Za-z\\])C ?\( ?([0-9a-z]+) ?, ?([0-9a-z]+) ?\)", r"\\binom{\1}{\2}"),
     (r"\\(frac|binom) ?([0-9])", r"\\\1{\2}"),  # \frac12 is \frac{1}{2}, in two steps
@@ -239,7 +242,7 @@ POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3, "
 UNIT = re.compile(
     r"""
       \^\{?\\circ\}? (?: \\text\{[CF]\} | [CF](?![A-Za-z]) )?   # a degree sign, perhaps with Celsius
-    | \^\{\\text\{(?:th|st|nd|rd)\}\}                           # 12^{\text{th}}
+    | (?:\^\{\\text\{(?:th|st|nd|rd)\}\} | (?<=[0-9])(?:th|st|nd|rd)(?![A-Za-z]))    # 12^{\text{th}}, 12th
     | (?:\\pmod | \((?:\\?b?mod|\\text\{mod\})) \ ?\{?(?P<modulus>[0-9]+)\}?\)? $
     | (?:/|\\cdot\ ?)? \\text\ ?\{[^{}]*\}                      # \text{cm}, /\text{s}
       (?:\^\{?-?[0-9]\}?)?                                      # ^2, ^{-3}

@@ -333,6 +333,8 @@ RIGHT = {
         (r"2 \pmod{5}", r"2 \pmod 5"), ("2 (mod 5)", r"2\pmod{5}"), (r"x\equiv 2 \pmod 5", "2"),
         (r"1,2,\dots,n", r"1, 2, \ldots, n"), ("1,2,...,n", r"1,2,\dots,n"),
         (r"\{1,2,\dots,n\}", r"1,2,\cdots,n"), (r"\mathbb R", r"\mathbb{R}"),
+        (r"\lbrace 1,2\rbrace", r"\{1,2\}"), (r"\approx 3.14", "3.14"), ("2:4:6", "1:2:3"), ("4th", "4"),
+        ("3rd", "3"),
     ],
     "fonts, colours, spaces": [
         (r"\boldsymbol{5}", "5"), (r"\bm{5}", "5"), (r"{\bf 5}", "5"), (r"\mathit{5}", "5"),
@@ -473,6 +475,7 @@ WRONG = {
         (r"1\over2", "2"), (r"\nicefrac12", "2"), (r"{5\choose2}", r"\binom54"), (r"\lg 2", r"\ln 2"),
         (r"\lvert x\rvert", "x"), (r"2 \pmod 5", r"2 \pmod 7"), (r"3 \pmod 5", "2"),
         (r"1,3,\dots,n", r"1,2,\dots,n"), ("1,2,3,...", "1,2,3"), (r"1,2,\dots,n", "1,2,n"),
+        ("1:1:6", "1:2:3"), ("4th", "3"),
     ],
     "fonts, colours, spaces": [
         (r"\textcolor{red}{5}", "6"), (r"\phantom{5}", "5"), (r"\hspace{5mm}", "5"),
