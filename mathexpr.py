@@ -48,28 +48,17 @@ SPELLINGS = r"""* \times \cdot \ast; / : to; ^ **; ~ \approx; | \mid \vert; \set
 ; atan arctan \arctan arctg \arctg; tan tg \tg; cot ctg \ctg; Max max \max; Min min \min; sign sgn \sgn"""
 CANONICAL = {spelling: group.split()[0] for group in SPELLINGS.split(";") for spelling in group.split()}
 
-
-def of_integers(name: str) -> Any:
-    """gcd or lcm. Those of symbols stay as they are: sympy's are of polynomials, so gcd(a, b) is 1."""
-
-    def value(*numbers: Any) -> Any:
-        known = all(number.is_Integer for number in numbers)
-        return getattr(sp, name)(*numbers) if known else sp.Function(name)(*sorted(numbers, key=str))
-
-    return value
-
-
 FUNCTION_NAMES = "sin cos tan cot sec csc sinh cosh tanh exp log asin acos atan acot Max Min sign"
 FUNCTIONS = {name: getattr(sp, name) for name in FUNCTION_NAMES.split()}
-FUNCTIONS |= {name: of_integers(name) for name in ("gcd", "lcm")} | {"lg": lambda number: sp.log(number, 10)}
+FUNCTIONS["lg"] = lambda number: sp.log(number, 10)
+FUNCTIONS["gcd"] = lambda *numbers: sp.Integer(sp.igcd(*numbers))  # sp.gcd is of polynomials: gcd(a, b) is 1
+FUNCTIONS["lcm"] = lambda *numbers: sp.Integer(sp.ilcm(*numbers))
 CONSTANTS = {"e": sp.E, "E": sp.E, r"\pi": sp.pi, "i": sp.I, "I": sp.I, r"\infty": sp.oo}
 CONSTANTS |= {r"\mathbbR": sp.Reals, r"\emptyset": sp.EmptySet}
 
 ARITHMETIC = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
 ARITHMETIC |= {"": operator.mul, "^": operator.pow, "mod": operator.mod}  # "" is juxtaposition: 2x, x(x+1)
-ARITHMETIC |= dict.fromkeys(
-    (r"\div", r"\over"), operator.truediv
-)  # 6 \div 2 is to be worked out, 6/2 a number
+ARITHMETIC |= dict.fromkeys((r"\div", r"\over"), operator.truediv)  # 6/2 is a number, 6 \div 2 a question
 SET_OPERATIONS = {r"\cup": operator.or_, r"\cap": operator.and_, r"\setminus": operator.sub}
 
 OVER, SETS, SUM, PRODUCT, POWER, POSTFIX = range(1, 7)  # how tightly they bind
@@ -79,12 +68,12 @@ PRECEDENCE |= dict.fromkeys(("*", "/", r"\div", "mod", ""), PRODUCT)
 PRECEDENCE |= {"^": POWER, "!": POSTFIX, "%": POSTFIX}
 
 # Where expressions are compared: each symbol is a number from low to high, over the third one, with one of
-# these signs. The first three points do for expressions that have one form everywhere.
+# these signs. The first SMOOTH_SAMPLES do for expressions that have one form everywhere.
 SMALL, NEAR, UP = (1, 9, 1009), (300, 999, 1009), (1001, 9000, 1009)
 SAMPLES = [(*numbers, signs) for signs in ((1,), (-1,), (1, -1)) for numbers in (NEAR, UP, SMALL)]
 SAMPLES += [(*numbers, (sign,)) for sign in (1, -1) for numbers in ((2, 20, 1), (10**6, 10**7, 7))]
-SMOOTH_SAMPLES = 3
 SAMPLES += [(200, 900, 1, (1, -1))]
+SMOOTH_SAMPLES = 3
 PIECEWISE = (sp.Abs, sp.floor, sp.ceiling, sp.sign, sp.Max, sp.Min, sp.Mod, sp.log)
 PIECEWISE += (sp.asin, sp.acos, sp.atan, sp.acot, sp.factorial, sp.binomial)
 
@@ -585,10 +574,8 @@ def as_set(value: Any) -> Any:
         bare = [not isinstance(part, sp.Set) and kind_of(part)[0][:1] not in (*"<>!=",) for part in parts]
         if None in sets or all(bare) or all(isinstance(found, sp.FiniteSet) for found in sets):
             return None
-        both = (
-            kind == "and" or sp.Reals in sets or "!=" in [kind_of(part)[0] for part in parts]
-        )  # x > 0, x != 2
-        return (sp.Intersection if both else sp.Union)(*sets)
+        found = (sp.Intersection if kind == "and" else sp.Union)(*sets)
+        return sp.Intersection(*sets) if found == sp.Reals else found  # `x > 0, x != 2` leaves something out
     if kind[0] in "<>!":
         return solutions(kind.split(), parts)
     if kind == "=" and is_name(parts[0]):
