@@ -160,16 +160,18 @@ def repeating(found: re.Match[str]) -> str:
 
 def multiplied(found: re.Match[str]) -> str:
     """`2.5 million` as 2500000."""
-    value = Fraction(found[1]) * FACTORS[found[3]]
+    value = Fraction(found[1].replace(",", "")) * FACTORS[found[3]]
     return f"{value.numerator}{found[2] or ' '}" if value.denominator == 1 else found[0]
 
 
 BEFORE, STARS = r"(^|[=,:;({]|\b(?:and|or)\b)", r"\*{1,3}"  # what stands before a value, and round it
 ALONE = r"(?![0-9/]| [0-9]| ?\\frac)"  # 1 000 is one number, 1 100/200 a mixed one
+COUNTED = r"([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+(?:\.[0-9]+)?)"
 # (pattern, what replaces it), in this order.
 REWRITES = [
     (r"(?<=[0-9])(?:\\[,;:! ]|,\\!|\{,\}|~|\\thinspace|') *(?=[0-9]{3}(?![0-9]))", ""),  # 1{,}000 is 1000
     (r"\\(?:left|right)\s*\.", ""),  # an invisible bracket
+    # Colours and spaces, fonts, and names that are written as text.
     (r"\\(?:(?:text)?color(?:box)?|[hv]space|[hv]?phantom|tag|label)\*?\s*\{[^{}]*\}", ""),
     (r"\\(?:[hm]skip|m?kern)\s*[-0-9.]+\s*[a-z]{2}", ""),
     (r"\{\s*\\(?:rm|bf|it|sf|tt|sl|em)\s+([^{}]*)\}", r"\\text{\1}"),
@@ -177,14 +179,15 @@ REWRITES = [
     (r"\\([A-Za-z]+|.)", lambda found: COMMANDS.get(found[1], found[0])),
     (r"[\s~]+", " "),
     (r"\$", ""),
-    (rf"{BEFORE} ?(?:{STARS}([^*]+){STARS}|__?([^_]+)__?)(?= |$|[,.;:)}}])", r"\1 \2\3"),  # **5**
+    # Markdown's **5**, and quotes.
+    (rf"{BEFORE} ?(?:{STARS}([^*]+){STARS}|__?([^_]+)__?)(?= |$|[,.;:)}}])", r"\1 \2\3"),
     (r"^ ?(?:\"|``?|')([^\"'`]*)(?:\"|''?|`)[ .]*$", r"\1"),
     (r"\\text ?(?!\{[^{}\\]*\})", ""),  # around mathematics
     (r"(\.[0-9]+ ?)(?:\.\.\.+|\\[lc]?dots) ?$", r"\1"),  # 3.14... is a decimal
     (r"\.\.\.+", r"\\dots "),
     (r"(?<![0-9])([0-9]*)\.([0-9]*)(?:\\(?:overline|bar|dot) ?\{?([0-9]+)\}?|\(([0-9]+)\))", repeating),
     (rf"(?<![0-9.,^_])[1-9][0-9]{{0,2}}(?: [0-9]{{3}})+{ALONE}", lambda found: found[0].replace(" ", "")),
-    (rf"(?<![0-9.])([0-9]+(?:\.[0-9]+)?) ?(\\text ?\{{)? ?({'|'.join(FACTORS)})s?\b", multiplied),
+    (rf"(?<![0-9.]){COUNTED} ?(\\text ?\{{)? ?({'|'.join(FACTORS)})s?\b", multiplied),
     (r"\\text ?\{ ?\}", " "),
     (r"& ?(?=[=<>])", ""),  # in `aligned`
     (r"^ ?\\approx", ""),
@@ -251,9 +254,8 @@ UNIT = re.compile(
     """,
     re.VERBOSE,
 )
-FACTOR = (
-    r"(?: ?(/|per ))? ?(?:(square|sq|cubic|cu) )?([A-Za-z]+)(?:\^(-?[0-9])| (squared|cubed))?"  # of a unit
-)
+# One factor of a unit: (/), (square), name, (^2), (squared).
+FACTOR = r"(?: ?(/|per ))? ?(?:(square|sq|cubic|cu) )?([A-Za-z]+)(?:\^(-?[0-9])| (squared|cubed))?"
 # Words after a number that change it. After any others it is a number of something: 5 apples.
 NOT_NOUNS = """or and to than less more fewer greater least most over under below above about minus plus
 mod base by divided multiplied factorial half halves third quarter fourth fifth tenth hundredth thousandth
