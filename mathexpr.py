@@ -526,10 +526,11 @@ def same_named(a: Any, b: Any, names_a: list[dict], names_b: list[dict], toleran
     """Names tell which value is which; an answer without names gives the values in the reference's order."""
     if names_a and names_b:
         return same_in_any_order(names_a, names_b, tolerance, same_solution)
+    chain = "==" in kind_of(a)[0] + kind_of(b)[0]
     a, b = (without_names(names_a, ","), b) if names_a else (a, without_names(names_b, "()"))
     (kind_a, parts_a), (kind_b, parts_b) = kind_of(a), kind_of(b)
     if not kind_a or not kind_b:  # x = y = z = 5 is 5
-        return all(same(x, y, tolerance) for x in parts_a or (a,) for y in parts_b or (b,))
+        return chain and all(same(x, y, tolerance) for x in parts_a or (a,) for y in parts_b or (b,))
     return same(Group(kind_b, parts_a) if names_b and kind_a in UNORDERED else a, b, tolerance)
 
 
