@@ -121,7 +121,7 @@ MARKS = re.compile(r"m?\\angle|\\overline|[|]")  # that a name may have or not: 
 # A number that is worked out, as tokens without braces: 3, -1/2, 2*10^4, 1 \pm 2; graders label \sqrt{4} so.
 DIGITS, SIGNED = r"[0-9.]\S*", r"(?:(?:[-+] )?[0-9]+|\( (?:[-+] )?[0-9]+ \))"
 SHAPES = rf"(?:sqrt )*{DIGITS}|frac {SIGNED} {SIGNED}|{SIGNED} (?:/|\\over) {SIGNED}"
-SHAPES += rf"|(?:{DIGITS} \* )?10 \^ {SIGNED}"
+SHAPES += rf"|{DIGITS} \* 10 \^ {SIGNED}|10 \^ (?:- [0-9]+|[5-9]|[1-9][0-9]+)"  # 10^6, but 10^3 is 1000
 OPEN, CLOSE = r"(?:[(\[] )*(?:(?:[-+]|\\pm|\\mp) )?(?:[(\[] )*", r"(?: [%)\]])*"
 WORKED_OUT = re.compile(rf"{OPEN}(?:{SHAPES}){CLOSE}|(?:[-+] )?{DIGITS} \\pm {DIGITS}")
 
