@@ -1,6 +1,6 @@
 """The text of a mathematical answer -> sympy objects, and whether two of them mean the same.
 
-    tokenize -> Parser, by precedence climbing -> value;  same(value, other, tolerance)
+    tokenize -> Parser, by precedence climbing -> (value, finished);  same(answer, reference, tolerance)
 
 A value is a sympy expression, set or matrix, or a `Group` of values: a list, a tuple, a relation. verify.py
 sends texts it has normalized, and imports this file on first use, as sympy takes half a second to import.
@@ -9,18 +9,24 @@ The text was written by a model that is rewarded for getting past this file, so 
 parser of sympy's, which would run code in it: tokens become numbers, symbols and what the tables below name.
 Bounds are checked before any arithmetic; what is slow all the same, `verify.VerifierPool` kills. What cannot
 be read or is too large raises an exception, of whatever type, and is not the right answer.
+
+The question given back is no answer: `finished` is False where something is left to work out, as in 3+9-4, or
+to solve, as in 2x=6. Only a reference that is such a form itself may be answered by one.
 """
 
 import operator
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import product
 from random import Random
 from typing import Any
 
 import sympy as sp
 
 MAX_TOKENS, MAX_DEPTH = 600, 40  # of a text; depth counts brackets and arguments
+MAX_SIGNS = 4  # of `\pm` signs that are independent of each other
 MAX_BITS = 50_000  # of an integer
 MAX_ROOT_BITS = 2_000  # of an integer under a root: sympy looks for its factors
 MAX_EXPONENT_BITS = 40  # of an integer in an exponent
@@ -35,27 +41,47 @@ APPROXIMATE = sp.Rational(1, 100)  # of the two sides of `\approx`
 
 # ---- Tables: what a token means ----
 
-SPELLINGS = r"""* \times \cdot \ast; / \div :; ^ **; ~ \approx; | \mid \vert; \setminus \backslash
-; = ==; < \lt; > \gt; <= \le \leq \leqslant; >= \ge \geq \geqslant; != \ne \neq; mod \bmod \mod; \cup \cupdot
-; and \land; or \or; \infty infinity; \pi pi; \emptyset \varnothing; frac \frac; sqrt \sqrt; binom \binom
-; log ln \ln; asin arcsin \arcsin; acos arccos \arccos; atan arctan \arctan; Max max \max; Min min \min"""
+SPELLINGS = r"""* \times \cdot \ast; / : to; ^ **; ~ \approx; | \mid \vert; \setminus \backslash; = == \equiv
+; < \lt; > \gt; <= \le \leq \leqslant; >= \ge \geq \geqslant; != \ne \neq; mod \bmod \mod; \cup \cupdot
+; and \land \wedge; or \lor \vee \or; \infty infinity; \pi pi; \emptyset \varnothing; frac \frac; sqrt \sqrt
+; binom \binom; \dots \ldots \cdots \dotsc \dotsb; log ln \ln; asin arcsin \arcsin; acos arccos \arccos
+; atan arctan \arctan arctg \arctg; tan tg \tg; cot ctg \ctg; Max max \max; Min min \min; sign sgn \sgn"""
 CANONICAL = {spelling: group.split()[0] for group in SPELLINGS.split(";") for spelling in group.split()}
 
-FUNCTION_NAMES = "sin cos tan cot sec csc sinh cosh tanh exp log asin acos atan acot Max Min gcd lcm"
+FUNCTION_NAMES = "sin cos tan cot sec csc sinh cosh tanh exp log asin acos atan acot Max Min sign"
 FUNCTIONS = {name: getattr(sp, name) for name in FUNCTION_NAMES.split()}
+FUNCTIONS["lg"] = lambda number: sp.log(number, 10)
+FUNCTIONS["gcd"] = lambda *numbers: sp.Integer(sp.igcd(*numbers))  # sp.gcd is of polynomials: gcd(a, b) is 1
+FUNCTIONS["lcm"] = lambda *numbers: sp.Integer(sp.ilcm(*numbers))
 CONSTANTS = {"e": sp.E, "E": sp.E, r"\pi": sp.pi, "i": sp.I, "I": sp.I, r"\infty": sp.oo}
 CONSTANTS |= {r"\mathbbR": sp.Reals, r"\emptyset": sp.EmptySet}
 
 ARITHMETIC = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
 ARITHMETIC |= {"": operator.mul, "^": operator.pow, "mod": operator.mod}  # "" is juxtaposition: 2x, x(x+1)
+ARITHMETIC |= dict.fromkeys((r"\div", r"\over"), operator.truediv)  # 6/2 is a number, 6 \div 2 a question
 SET_OPERATIONS = {r"\cup": operator.or_, r"\cap": operator.and_, r"\setminus": operator.sub}
 
-SETS, SUM, PRODUCT, POWER, POSTFIX = range(1, 6)  # how tightly they bind
-PRECEDENCE = dict.fromkeys(SET_OPERATIONS, SETS)
-PRECEDENCE |= dict.fromkeys(("+", "-", r"\pm", r"\mp"), SUM) | dict.fromkeys(("*", "/", "mod", ""), PRODUCT)
+OVER, SETS, SUM, PRODUCT, POWER, POSTFIX = range(1, 7)  # how tightly they bind
+PRECEDENCE = dict.fromkeys((r"\over", r"\choose"), OVER) | dict.fromkeys(SET_OPERATIONS, SETS)
+PRECEDENCE |= dict.fromkeys(("+", "-", r"\pm", r"\mp"), SUM)
+PRECEDENCE |= dict.fromkeys(("*", "/", r"\div", "mod", ""), PRODUCT)
 PRECEDENCE |= {"^": POWER, "!": POSTFIX, "%": POSTFIX}
 
+# Where expressions are compared: each symbol is a number from low to high, over the third one, with one of
+# these signs. The first SMOOTH_SAMPLES do for expressions that have one form everywhere.
+SMALL, NEAR, UP = (1, 9, 1009), (300, 999, 1009), (1001, 9000, 1009)
+SAMPLES = [(*numbers, signs) for signs in ((1,), (-1,), (1, -1)) for numbers in (NEAR, UP, SMALL)]
+SAMPLES += [(*numbers, (sign,)) for sign in (1, -1) for numbers in ((2, 20, 1), (10**6, 10**7, 7))]
+SAMPLES += [(200, 900, 1, (1, -1))]
+SMOOTH_SAMPLES = 3
+PIECEWISE = (sp.Abs, sp.floor, sp.ceiling, sp.sign, sp.Max, sp.Min, sp.Mod, sp.log)
+PIECEWISE += (sp.asin, sp.acos, sp.atan, sp.acot, sp.factorial, sp.binomial)
+
 ORDER = {"<": sp.Lt, "<=": sp.Le, ">": sp.Gt, ">=": sp.Ge, "!=": sp.Ne}
+SOLVED = {"<": lambda end: sp.Interval.open(-sp.oo, end), "<=": lambda end: sp.Interval(-sp.oo, end)}
+SOLVED |= {">": lambda end: sp.Interval.open(end, sp.oo), ">=": lambda end: sp.Interval(end, sp.oo)}
+SOLVED |= {"!=": lambda end: sp.Reals - sp.FiniteSet(end)}
+MIRRORED = str.maketrans("<>", "><")
 RELATIONS = {"=", "~", r"\in", *ORDER}
 SEPARATORS = {",", ";", "&", r"\\", "and", "or"}
 CLOSING = {"(": [")", "]"], "[": [")", "]"], "{": ["}"], r"\{": [r"\}"], "|": ["|"], r"\begin": [r"\end"]}
@@ -73,7 +99,7 @@ SUBSCRIPT = r"_(?:\{(?:[^{}]|\{[^{}]*\})*\}|\\?[A-Za-z]|[0-9]+)"
 TOKEN = re.compile(
     rf"""
     (?P<text> \\text\ ?\{{ (?P<words>[^{{}}]*) \}})
-    | (?P<edge> \\begin | \\end) \{{[a-z]*\}} (?:\{{[clr|]*\}})?    # \begin{{array}}{{c|c}}
+    | (?: \\\\ \s* (?=\\end))? (?P<edge> \\begin | \\end) \{{[a-z]*\}} (?:\{{[clr|]*\}})?  # {{array}}{{c|c}}
     | \\?log(?![a-z])                                               # not a name with a subscript: \log_2 8
     | (?P<name>
         (?:\\[A-Za-z]+|[A-Za-z]|[0-9]{{1,400}}) (?=[_']) (?:{SUBSCRIPT})? '*    # x_1, f', and 52_8 in base 8
@@ -88,9 +114,16 @@ TOKEN = re.compile(
     """,
     re.VERBOSE,
 )
-LABEL = r"(?:\\[A-Za-z]+|[A-Za-z]{4,}|[A-Z]+|[a-z])(?:_[^(),]+)?'*(?:\([A-Za-z0-9,]*\))?"
-POINTS = r"(?=.*[A-Z])(?:\\(?:angle|triangle|overline)|frac|[A-Z](?:_\w)?'*|[|/{}])+"
+LABEL = r"(?:\\[A-Za-z]+|[A-Za-z][A-Za-z ]{2,}|[A-Z]+|[a-z])(?:_[^(),]+)?'*(?:\([A-Za-z0-9,]*\))?"
+POINTS = r"m?(?=.*[A-Z])(?:\\(?:angle|triangle|overline)|frac|[A-Z](?:_\w)?'*|[|/{}])+"
 NAME = re.compile(rf"{LABEL}|\({LABEL}(?:,{LABEL})*\)|{POINTS}")  # x, f(x), (p,q), |AB|: goes left of `=`
+MARKS = re.compile(r"m?\\angle|\\overline|[|]")  # that a name may have or not: \angle P is P
+# A number that is worked out, as tokens without braces: 3, -1/2, 2*10^4, 1 \pm 2; graders label \sqrt{4} so.
+DIGITS, SIGNED = r"[0-9.]\S*", r"(?:(?:[-+] )?[0-9]+|\( (?:[-+] )?[0-9]+ \))"
+SHAPES = rf"(?:sqrt )*{DIGITS}|frac {SIGNED} {SIGNED}|{SIGNED} (?:/|\\over) {SIGNED}"
+SHAPES += rf"|{DIGITS} \* 10 \^ {SIGNED}|10 \^ (?:- [0-9]+|[5-9]|[1-9][0-9]+)"  # 10^6, but 10^3 is 1000
+OPEN, CLOSE = r"(?:[(\[] )*(?:(?:[-+]|\\pm|\\mp) )?(?:[(\[] )*", r"(?: [%)\]])*"
+WORKED_OUT = re.compile(rf"{OPEN}(?:{SHAPES}){CLOSE}|(?:[-+] )?{DIGITS} \\pm {DIGITS}")
 
 
 def tokenize(text: str) -> list[str]:
@@ -102,9 +135,10 @@ def tokenize(text: str) -> list[str]:
             raise ValueError(f"unreadable: {token!r}")
         if found["text"]:
             words = found["words"].strip()
-            tokens += [words] if re.fullmatch(r"[A-Za-z][\w ]*", words) else tokenize(words)[:-1]
+            readable = re.fullmatch(r"[A-Za-z][\w ]*", words)
+            tokens += [CANONICAL.get(words, words)] if readable else tokenize(words)[:-1]
         elif found["edge"]:
-            tokens.append(found["edge"])
+            tokens += [r"\det"] * (found[0] == r"\begin{vmatrix}") + [found["edge"]]
         elif found["name"]:
             tokens.append(re.sub(r"[{} ]|\\text", "", token))  # x_{\text{max}} is x_max
         elif (function := token.lstrip("\\")) in FUNCTIONS:
@@ -127,24 +161,35 @@ class Group:
     items: tuple[Any, ...]
 
 
-def parse(text: str, percent: int = 1) -> Any:
-    """The value of a normalized text. percent: what a % sign divides by."""
-    plus = Parser(text, percent, sign=1).items("END")[0]
-    if r"\pm" in text:
-        minus = Parser(text, percent, sign=-1).items("END")[0]
-        if len(plus.items) == 1 and kind_of(plus.items[0])[0] == r"\{\}":
-            plus, minus = plus.items[0], minus.items[0]  # {1 \pm 2, 3} is one set of three
-        plus = Group(plus.kind, tuple(dict.fromkeys(plus.items + minus.items)))
-    return plus.items[0] if len(plus.items) == 1 else plus
+def parse(text: str, percent: int = 1, free_signs: bool = False) -> tuple[Any, bool]:
+    """(the value of a normalized text, whether nothing in it is left to work out or to solve).
+
+    percent: what a % sign divides by. free_signs: whether each `\\pm` has a sign of its own.
+    """
+    count = text.count(r"\pm") + text.count(r"\mp")
+    choices = product((1, -1), repeat=min(count, MAX_SIGNS)) if free_signs else ([1] * count, [-1] * count)
+    parsers = [Parser(text, percent, signs) for signs in (choices if count else [[]])]
+    readings = [parser.items("END")[0] for parser in parsers]
+    if len(readings) > 1 and len(readings[0].items) == 1 and kind_of(readings[0].items[0])[0] == r"\{\}":
+        readings = [reading.items[0] for reading in readings]  # {1 \pm 2, 3} is one set of three
+    value = readings[0]
+    if len(readings) > 1:
+        value = Group(value.kind, tuple(dict.fromkeys(sum((reading.items for reading in readings), ()))))
+    alone = len(value.items) == 1 and value.kind in (",", "and")
+    return value.items[0] if alone else value, all(parser.finished for parser in parsers)
 
 
 class Parser:
-    """Reads a text once, with `\\pm` as `sign`. Every method reads tokens from `self.at` on."""
+    """Reads a text once, with `signs` for its `\\pm`. Every method reads tokens from `self.at` on.
 
-    def __init__(self, text: str, percent: int, sign: int):
-        self.tokens, self.percent, self.sign = tokenize(text), percent, sign
+    finished: whether nothing is left to work out or to solve in what was read, as there is in 3+9-4 and 2x=6.
+    """
+
+    def __init__(self, text: str, percent: int, signs: Sequence[int]):
+        self.tokens, self.percent, self.signs = tokenize(text), percent, iter(signs)
         self.at = self.depth = 0
         self.in_bars = False  # whether a `|` closes the innermost bracket
+        self.finished = self.done = True  # done: the same, of the last relation or expression alone
 
     def accept(self, *tokens: str) -> str:
         """The next token, now read, if it is one of `tokens`, else ""."""
@@ -155,25 +200,33 @@ class Parser:
     def items(self, *closing: str) -> tuple[Group, str]:
         """A list and the token that closes it. In `p=5,q=2; p=7,q=2` semicolons part tuples."""
         rows, joints = [[self.relation()]], set()
+        done = self.done
         while joint := self.accept(*SEPARATORS):
             joints.add(self.accept("and", "or") or joint)  # `1, 2, and 3`
             if joint == ";":
                 rows.append([])
             rows[-1].append(self.relation())
+            done &= self.done
         if not (close := self.accept(*closing)):
             raise ValueError(f"{self.tokens[self.at]} where one of {closing} is needed")
         values = rows[0]
         if len(rows) > 1:
             values = [row[0] if len(row) == 1 else Group("()", tuple(row)) for row in rows]
+        # What stands alone in brackets, as in (1+2)x, is judged with what is around it.
+        if len(values) > 1 or close in ("END", r"\}", r"\end") or kind_of(values[0])[0]:
+            self.finished &= done
         return Group("and" if joints == {"and"} else ",", tuple(values)), close
 
     def relation(self) -> Any:
         """An expression, or several with signs such as `=` or `<` between them."""
-        sides, ops = [self.name() or self.expression(SETS)], []
-        while op := self.accept(*RELATIONS):
-            ops.append(op)
-            sides.append(self.name() or self.expression(SETS))
-        return relate(ops, sides) if ops else sides[0]
+        sides, ops, done = [], [""], []
+        while ops[-1] or not sides:
+            start = self.at
+            sides.append(self.name() or self.expression(OVER))
+            done.append(is_worked_out(sides[-1], self.tokens[start : self.at]))
+            ops.append(self.accept(*RELATIONS))
+        value, self.done = relate(ops[1:-1], sides, done) if len(sides) > 1 else (sides[0], done[0])
+        return value
 
     def name(self) -> Any:
         """What is left of a relation sign if it names something, as one symbol: f(x) is no product there."""
@@ -181,7 +234,7 @@ class Parser:
         while self.tokens[end] != "END" and self.tokens[end] not in RELATIONS:
             end += 1
         name = "".join(self.tokens[self.at : end])
-        if self.tokens[end] == "END" or not NAME.fullmatch(name):
+        if self.tokens[end] == "END" or name.startswith(r"\begin") or not NAME.fullmatch(name):
             return None
         self.at = end
         return sp.Symbol(name)
@@ -212,13 +265,17 @@ class Parser:
     def operate(self, op: str, a: Any, b: Any) -> Any:
         """a op b; `op` is a sign if a is None."""
         if op in (r"\pm", r"\mp"):
-            op = "+" if (self.sign > 0) == (op == r"\pm") else "-"
+            op = "+" if (next(self.signs) > 0) == (op == r"\pm") else "-"
         if op in SET_OPERATIONS or (op == "-" and isinstance(a, Group | sp.Set)):
             return SET_OPERATIONS.get(op, operator.sub)(as_set(a), as_set(b))
         if a is None and op == "+":
             return b
         if a is None:
             return -b if b == sp.oo else -bounded(b)
+        if op == "^" and str(b) in ("T", "t", r"\top", r"\intercal") and kind_of(a)[0]:
+            return a.T if isinstance(a, sp.MatrixBase) else a  # a tuple is a row or a column
+        if op == r"\choose":
+            return choose(a, b)
         a, b = bounded(a), bounded(b, MAX_EXPONENT_BITS if op == "^" else MAX_BITS)
         if op == "^" and b.is_Rational:  # a^(p/q) has at most size(a) * p / q bits
             limit = MAX_BITS if b.is_Integer else MAX_ROOT_BITS
@@ -239,11 +296,12 @@ class Parser:
         elif token == "frac":
             value = self.operate("/", self.atom(), self.atom())
         elif token == "binom":
-            above, below = self.atom(), self.atom()
-            value = sp.binomial(bounded(above, MAX_FACTORIAL_BITS), bounded(below, MAX_FACTORIAL_BITS))
+            value = choose(self.atom(), self.atom())
         elif token == "sqrt":
             index = self.bracketed("[") if self.accept("[") else sp.Integer(2)
             value = self.operate("^", self.atom(), 1 / bounded(index))
+        elif token == r"\det":
+            value = self.atom().det()
         elif token in CLOSING:
             value = self.bracketed(token)
         else:
@@ -269,14 +327,17 @@ class Parser:
 
     def bracketed(self, opening: str) -> Any:
         """What follows an opening bracket, up to the one that closes it."""
-        if opening == r"\{" and self.tokens[self.at + 1] == "|":  # {x | x > 0}
-            self.at += 2
+        bar = self.at + (3 if self.tokens[self.at + 1] == r"\in" else 1)
+        if opening == r"\{" and self.tokens[bar] == "|":  # {x | x > 0}, {x \in R | x > 0}
+            self.at = bar + 1
             return as_set(Group("and", self.items(r"\}")[0].items))
         if close := self.accept(*CLOSING[opening]):
             return Group(opening + close, ())
         outer, self.in_bars, start = self.in_bars, opening == "|", self.at
         group, close = self.items(*CLOSING[opening])
         self.in_bars, items = outer, group.items
+        if opening == "|" and isinstance(items[0], sp.MatrixBase):
+            return items[0].det()
         if opening in BARS:
             return BARS[opening](bounded(items[0]))
         if opening == r"\begin":
@@ -287,6 +348,19 @@ class Parser:
         if len(items) == 1 and opening + close in ("()", "[]", "{}"):
             return items[0]
         return Group(r"\{\}" if opening == "{" else opening + close, items)
+
+
+def choose(above: Any, below: Any) -> Any:
+    return sp.binomial(bounded(above, MAX_FACTORIAL_BITS), bounded(below, MAX_FACTORIAL_BITS))
+
+
+def is_worked_out(value: Any, tokens: list[str]) -> bool:
+    """Whether a side of a relation is no number to be worked out: a sum, product, power, or sin(pi/4)."""
+    if not isinstance(value, sp.Expr) or not value.is_number or len(tokens) == 1:
+        return True
+    if not value.is_Rational:  # roots are values, functions only if they are still there
+        return value.has(sp.Function) or FUNCTIONS.keys().isdisjoint(tokens)
+    return bool(WORKED_OUT.fullmatch(" ".join(token for token in tokens if token not in ("{", "}"))))
 
 
 def size(value: Any) -> int:
@@ -301,22 +375,42 @@ def bounded(value: Any, bits: int = MAX_BITS) -> Any:
     return value
 
 
-def relate(ops: list[str], sides: list[Any]) -> Any:
-    """The value of `sides` with `ops` between them."""
-    if ops == [r"\in"]:
-        return sides[1]
+def relate(ops: list[str], sides: list[Any], done: list[bool]) -> tuple[Any, bool]:
+    """(the value of `sides` with `ops` between them, whether it is finished); done: the same of each side."""
+    ops = ["="] if ops == [r"\in"] else ops
     if not set(ops) <= {"=", "~"}:
-        return Group(" ".join(ops), tuple(sides))
+        return Group(" ".join(ops), tuple(sides)), is_solved(sides, done, ordered=True)
     if not any(kind_of(side)[0] or side.free_symbols for side in sides):  # 2 + 2 = 4, or 2/3 ~ 0.67
         for op, side in zip(ops, sides[1:], strict=True):
-            if not same(sides[0], side, APPROXIMATE if op == "~" else EXACT):
+            if not same_expressions(sides[0], side, APPROXIMATE if op == "~" else EXACT):
                 raise ValueError("the sides differ")
-        return sides[0]
-    if is_name(sides[0]) and all(same(sides[1], side, ROUNDED) for side in sides[2:]):  # x = 1/2 = 0.5
-        sides = sides[:2]
+        best = next((i for i, op in enumerate(["=", *ops]) if op == "=" and done[i]), 0)
+        return sides[best], done[best]
+    if is_name(sides[0]) and all(equal(sides[1], side) for side in sides[2:]):  # x = 1/2 = 0.5
+        best = next((i for i in range(1, len(sides)) if done[i]), 1)
+        sides, done = [sides[0], sides[best]], [True, done[best]]
     if is_name(sides[-1]) and not is_name(sides[0]):  # 5 = x
-        sides = sides[::-1]
-    return Group("=" * (len(sides) - 1), tuple(sides))
+        sides, done = sides[::-1], done[::-1]
+    if len(sides) > 2 and all(map(is_name, sides)):  # x = y = z
+        sides = sorted(sides, key=str)
+    return Group("=" * (len(sides) - 1), tuple(sides)), is_solved(sides, done)
+
+
+def equal(a: Any, b: Any) -> bool:
+    return same(a, b, ROUNDED) or same(b, a, ROUNDED)  # one of them may be worked out
+
+
+def is_solved(sides: list[Any], done: list[bool], ordered: bool = False) -> bool:
+    """Whether these are a name and numbers that are worked out, or are about more than one unknown.
+
+    ordered: of an inequality; graders label -x > -1 as solved.
+    """
+    symbols = set().union(*(getattr(side, "free_symbols", ()) for side in sides))
+    alone = [is_name(side) or (ordered and isinstance(side, sp.Expr) and is_name(-side)) for side in sides]
+    unknown = [bool(getattr(side, "free_symbols", ())) for side in sides]
+    if len(symbols) == 1 and alone != unknown:
+        return False
+    return all(done) or not any(alone)
 
 
 # ---- Comparison of values ----
@@ -340,19 +434,25 @@ def kind_of(value: Any) -> tuple[str, tuple[Any, ...]]:
 
 
 def same(a: Any, b: Any, tolerance: Any = EXACT) -> bool:
-    """Whether two values mean the same; see TOLERANCE."""
+    """Whether `a`, of an answer, means the same as `b`, of the reference; see TOLERANCE."""
     if a == b:
         return True
     (kind_a, parts_a), (kind_b, parts_b) = kind_of(a), kind_of(b)
     if not kind_a and not kind_b:
-        return same_expressions(a, b, tolerance)
+        return same_expressions(a, b, tolerance) and not is_hidden_number(a, b)
+    names_a, names_b = named(a), named(b)
+    if names_a or names_b:
+        return same_named(a, b, names_a, names_b, tolerance)
     if kind_a == kind_b == "=":
         return same_equations(parts_a, parts_b, tolerance)
-    for kind, parts, other in ((kind_a, parts_a, b), (kind_b, parts_b, a)):
-        if kind == "=" and is_name(parts[0]):  # k = 3 is 3
-            return same(parts[1], other, tolerance)
-        if kind in (r"\{\}", "FiniteSet") and len(parts) == 1 and not kind_of(other)[0]:  # {5} is 5
-            return same(parts[0], other, tolerance)
+    if kind_a == "=" and is_name(parts_a[0]):  # k = 3 is 3
+        return same(parts_a[1], b, tolerance)
+    if kind_b == "=" and is_name(parts_b[0]):
+        return same(a, parts_b[1], tolerance)
+    if not kind_b and kind_a in (r"\{\}", "FiniteSet") and len(parts_a) == 1:  # {5} is 5
+        return same(parts_a[0], b, tolerance)
+    if not kind_a and kind_b in (r"\{\}", "FiniteSet") and len(parts_b) == 1:
+        return same(a, parts_b[0], tolerance)
     kinds = {kind_a, kind_b}
     if len(parts_a) == len(parts_b):
         # (1, 2) is not [1, 2], as a pair in brackets may be an interval.
@@ -361,14 +461,15 @@ def same(a: Any, b: Any, tolerance: Any = EXACT) -> bool:
             if same_in_any_order(parts_a, parts_b, tolerance):
                 return True
         elif len(kinds) == 1 or (kinds <= {"()", "[]", ","} and no_interval):
-            return all(same(x, y, tolerance) for x, y in zip(parts_a, parts_b, strict=True))
+            if all(same(x, y, tolerance) for x, y in zip(parts_a, parts_b, strict=True)):
+                return True
     a, b = as_set(a), as_set(b)
     if a is None or b is None or a == b:
         return a is not None and a == b
     return {kind_of(a)[0], kind_of(b)[0]} != kinds and same(a, b, tolerance)  # if these are new to compare
 
 
-def same_in_any_order(xs: tuple[Any, ...], ys: tuple[Any, ...], tolerance: Any) -> bool:
+def same_in_any_order(xs: Any, ys: Any, tolerance: Any, same: Any = same) -> bool:
     left = list(ys)
     for x in xs:
         index = next((i for i, y in enumerate(left) if same(x, y, tolerance)), None)
@@ -378,6 +479,81 @@ def same_in_any_order(xs: tuple[Any, ...], ys: tuple[Any, ...], tolerance: Any) 
     return not left
 
 
+def is_hidden_number(a: Any, b: Any) -> bool:
+    """Whether `b` is a fraction or decimal, and `a` another way to say exactly that: \\log_4 8, or 3+x-x."""
+    if not b.is_Rational or a.is_Rational:
+        return False
+    return bool(a.free_symbols) or bool(abs((a - b).evalf(5)) < 1e-25)
+
+
+# ---- Values with names ----
+
+
+def named(value: Any) -> list[dict[str, Any]]:
+    """`u=4,v=9`, `(u,v)=(4,9)`, `u=v=4` as a dict, or several for `u=4,v=9;u=5,v=8`; [] without two names."""
+    kind, parts = kind_of(value)
+    solutions: list[dict[str, Any]] = [{}]
+    for part in parts if kind in (",", "and", "()", "[]", r"\{\}") else (value,):
+        pairs = name_and_value(part)
+        if not pairs:
+            return []
+        for name, item in pairs:
+            if name in solutions[-1]:
+                solutions.append({})
+            solutions[-1][name] = item
+    return solutions if len(solutions[0]) > 1 else []
+
+
+def name_and_value(value: Any) -> list[tuple[str, Any]]:
+    """[(name, value)] of `u=4`, `u>4`, each of `u=v=4` and of `(u,v)=(4,9)`; [] of anything else."""
+    kind, sides = kind_of(value)
+    if kind and kind[0] in "<>!" and any(is_name(side) for side in sides):
+        symbols = set().union(*(side.free_symbols for side in sides))
+        return [(str(*symbols), as_set(value))] if len(symbols) == 1 else []
+    if set(kind) != {"="} or not all(is_name(side) for side in sides[:-1]):
+        return []
+    pairs = []
+    for side in sides[:-1]:
+        names = re.findall(LABEL, str(side)) if str(side)[0] == "(" else [MARKS.sub("", str(side))]
+        values = kind_of(sides[-1])[1] if len(names) > 1 else sides[-1:]
+        if len(names) != len(values):
+            return []
+        pairs += zip(names, values, strict=True)
+    return pairs
+
+
+def same_named(a: Any, b: Any, names_a: list[dict], names_b: list[dict], tolerance: Any) -> bool:
+    """Names tell which value is which; an answer without names gives the values in the reference's order."""
+    if names_a and names_b:
+        return same_in_any_order(names_a, names_b, tolerance, same_solution)
+    chain = "==" in kind_of(a)[0] + kind_of(b)[0]
+    a, b = (without_names(names_a, ","), b) if names_a else (a, without_names(names_b, "()"))
+    (kind_a, parts_a), (kind_b, parts_b) = kind_of(a), kind_of(b)
+    if not kind_a or not kind_b:  # x = y = z = 5 is 5
+        return chain and all(same(x, y, tolerance) for x in parts_a or (a,) for y in parts_b or (b,))
+    return same(Group(kind_b, parts_a) if names_b and kind_a in UNORDERED else a, b, tolerance)
+
+
+def without_names(solutions: list[dict[str, Any]], kind: str) -> Group:
+    """The values alone, in brackets of that kind; those of several solutions are a list of tuples."""
+    rows = [Group("()", tuple(row.values())) for row in solutions]
+    return Group(",", tuple(rows)) if len(rows) > 1 else Group(kind, rows[0].items)
+
+
+def same_solution(xs: dict[str, Any], ys: dict[str, Any], tolerance: Any) -> bool:
+    """Two sets of named values; names that only one of them has are taken in the order they are written."""
+
+    def equations(row: dict[str, Any], names: set[str]) -> list[Group]:
+        return [Group("=", (sp.Symbol(name), value)) for name, value in row.items() if name in names]
+
+    if len(xs) != len(ys):
+        return False
+    both = xs.keys() & ys.keys()
+    pairs = [(xs[name], ys[name]) for name in both]
+    pairs += zip(equations(xs, xs.keys() - both), equations(ys, ys.keys() - both), strict=True)
+    return all(same(x, y, tolerance) for x, y in pairs)
+
+
 def same_equations(xs: tuple[Any, ...], ys: tuple[Any, ...], tolerance: Any) -> bool:
     names = {xs[0], ys[0]}
     if all(is_name(name) for name in names):  # y = 2x is f(x) = 2x, but x = 1 is not y = 1
@@ -385,7 +561,7 @@ def same_equations(xs: tuple[Any, ...], ys: tuple[Any, ...], tolerance: Any) -> 
         return alike and same(xs[1], ys[1], tolerance)
     # a = 0 and b = 0 are the same equation if a is a multiple of b.
     a, b = xs[0] - xs[1], ys[0] - ys[1]
-    at_a, at_b = (numeric(value, a.free_symbols | b.free_symbols, 0) for value in (a, b))
+    at_a, at_b = (numeric(value, a.free_symbols | b.free_symbols, 0)[0] for value in (a, b))
     return bool(at_a and at_b) and same_expressions(a, b * (at_a / at_b), tolerance)
 
 
@@ -396,16 +572,20 @@ def as_set(value: Any) -> Any:
         return value if kind else None
     if kind in (",", "and"):
         sets = [as_set(part) for part in parts]
-        if None in sets or not any(isinstance(p, sp.Set) or kind_of(p)[0][0] in "<>!" for p in parts):
+        bare = [not isinstance(part, sp.Set) and kind_of(part)[0][:1] not in (*"<>!=",) for part in parts]
+        if None in sets or all(bare) or all(isinstance(found, sp.FiniteSet) for found in sets):
             return None
-        return (sp.Intersection if kind == "and" else sp.Union)(*sets)
+        found = (sp.Intersection if kind == "and" else sp.Union)(*sets)
+        return sp.Intersection(*sets) if found == sp.Reals else found  # `x > 0, x != 2` leaves something out
     if kind[0] in "<>!":
         return solutions(kind.split(), parts)
     if kind == "=" and is_name(parts[0]):
         kind, parts = r"\{\}", parts[1:]
+        if kind_of(parts[0])[0]:  # x \in [0, 1]
+            return as_set(parts[0])
     if not all(isinstance(part, sp.Expr) and part.is_number and part.is_extended_real for part in parts):
         return None
-    if kind in ("()", "(]", "[)", "[]") and len(parts) == 2 and parts[0] < parts[1]:
+    if kind in ("()", "(]", "[)", "[]") and len(parts) == 2 and (parts[1] - parts[0]).is_extended_positive:
         return sp.Interval(*parts, left_open=kind[0] == "(", right_open=kind[1] == ")")
     return sp.FiniteSet(*parts) if kind == r"\{\}" else None
 
@@ -415,17 +595,45 @@ def solutions(ops: list[str], sides: tuple[Any, ...]) -> Any:
     symbols = set().union(*(side.free_symbols for side in sides))
     if len(symbols) != 1:
         return None
-    sides = [side.subs(symbols.copy().pop(), sp.Symbol("x", real=True)) for side in sides]
-    pairs = zip(ops, sides, sides[1:], strict=False)
-    return sp.And(*(ORDER[op](left, right) for op, left, right in pairs)).as_set()
+    x, found = symbols.pop(), sp.Reals
+    for op, left, right in zip(ops, sides, sides[1:], strict=False):
+        if right == x and left.is_number:
+            op, left, right = op.translate(MIRRORED), right, left
+        if left == x and right.is_extended_real:  # sympy needs long for its own way
+            found &= SOLVED[op](right)
+        else:
+            real = sp.Symbol("x", real=True)
+            found &= ORDER[op](left.subs(x, real), right.subs(x, real)).as_set()
+    return found
 
 
-def numeric(value: Any, symbols: set[Any], index: int) -> Any:
-    """`value` at a point that is always the same: below 1 for an even index, above 1 for an odd one."""
-    random, (low, high) = Random(index), ((300, 999), (1001, 3000))[index % 2]
-    point = {symbol: sp.Rational(random.randint(low, high), 1009) for symbol in sorted(symbols, key=str)}
+def magnitude(number: Any) -> Any:
+    return sum(abs(part) for part in number.as_real_imag())  # sympy's own takes milliseconds
+
+
+def is_smooth(value: Any) -> bool:
+    return not value.has(*PIECEWISE) and all(power.exp.is_Integer for power in value.atoms(sp.Pow))
+
+
+def numeric(value: Any, symbols: set[Any], index: int) -> tuple[Any, bool]:
+    """(`value` at a point that is always the same, whether no root or logarithm in it is of less than 0)."""
+    random, (low, high, parts, signs) = Random(index), SAMPLES[index]
+    point = {
+        symbol: sp.Rational(random.randint(low, high), parts) * random.choice(signs)
+        for symbol in sorted(symbols, key=str)
+    }
     found = value.evalf(30, subs=point)
-    return found if found.is_number and found.is_finite else None
+    if not found.is_number or not found.is_finite:
+        return None, False
+    return found, not symbols or all(is_real_at(part, point) for part in value.atoms(sp.Pow, sp.log))
+
+
+def is_real_at(part: Any, point: dict[Any, Any]) -> bool:
+    """Whether a power or logarithm is real at a point."""
+    base, exponent = part.args if isinstance(part, sp.Pow) else (part.args[0], sp.Rational(1, 2))
+    if exponent.is_Integer or base.is_positive:
+        return True
+    return bool(exponent.subs(point).is_integer or base.evalf(15, subs=point).is_positive)
 
 
 def same_expressions(a: Any, b: Any, tolerance: Any) -> bool:
@@ -435,16 +643,19 @@ def same_expressions(a: Any, b: Any, tolerance: Any) -> bool:
             return a == b
         return bool(abs(a - b) <= tolerance * max(abs(a), abs(b)))
     symbols, agreed, real_points = a.free_symbols | b.free_symbols, [], 0
-    for index in range(6 if symbols else 1):
-        x, y = numeric(a, symbols, index), numeric(b, symbols, index)
+    smooth = is_smooth(a) and is_smooth(b)
+    for index in range(len(SAMPLES) if symbols else 1):
+        (x, x_real), (y, y_real) = numeric(a, symbols, index), numeric(b, symbols, index)
         if x is None or y is None:
             continue
-        scale = max(abs(x), abs(y)) if x and y else sp.Float("1e-50")  # a zero is rarely exact
-        agreed.append(bool(abs(x - y) <= tolerance * scale))
-        if x.is_real and y.is_real:
-            if not agreed[-1]:
+        scale = max(magnitude(x), magnitude(y)) if x and y else sp.Float("1e-50")  # a zero is rarely exact
+        close = bool(magnitude(x - y) <= tolerance * scale)
+        if x.is_real and y.is_real and x_real and y_real:
+            if not close:
                 return False
             real_points += 1
-        if real_points == 3:
+        if index < SMOOTH_SAMPLES:
+            agreed.append(close)
+        if real_points == SMOOTH_SAMPLES and smooth:
             break
     return real_points > 1 or (bool(agreed) and all(agreed))

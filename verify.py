@@ -17,6 +17,7 @@ import select
 import signal
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
@@ -37,23 +38,53 @@ class Verdict(NamedTuple):
 
 # ---- From a response to the text of its answer ----
 
-
-BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:(?P<brace>\{)|(?<=\s)(?P<word>[^\s${}\\]+))")
+BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:(?P<brace>\{)|(?<=\s)(?P<word>(?=\S*[0-9]|\w(?!\w))[^\s${}\\]+))")
 BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # `\{` is not one
+# As in: put the answer into \boxed{}, or into \boxed{\text{your answer}}.
+EMPTY = re.compile(
+    r"(?:[\s.…?_$~{}]|\\(?:[ ,;:!]|(?:[lc]?dots|q?quad|text)(?![a-z]))|(?:the|your|final|answer|here)\b)*"
+)
+# What joins boxes to one answer. Without a comma or a word the last box gives the same answer again.
+GAP = r"(?:[\s$~]|\\[()\[\],;\\ ]|\\q?quad)*"
+JOINT = re.compile(rf"{GAP}(?:[,;]{GAP})?(?:\\text\s*\{{\s*(?:and|or)\s*\}}|and|or){GAP}|{GAP}[,;]{GAP}")
 
 
-def extract_boxed(text: str) -> str | None:
-    """The content of the last \\boxed or \\fbox, None if its braces do not balance; `\\boxed 7` counts."""
-    last = max(text.rfind(r"\boxed"), text.rfind(r"\fbox"), 0)
-    box = BOX.match(text, last)
+def box_at(text: str, start: int) -> tuple[str | None, int]:
+    """(content, end) of the box that starts there; the content is None if it has none or is cut off."""
+    box = BOX.match(text, start)
     if not box or not box["brace"]:
-        return box and box["word"]
+        return (box["word"], box.end()) if box else (None, start)
     depth = 0
     for brace in BRACE.finditer(text, box.end()):
         if brace[0] == "}" and depth == 0:
-            return text[box.end() : brace.start()]
+            return text[box.end() : brace.start()], brace.end()
         depth += {"{": 1, "}": -1}.get(brace[0], 0)
-    return None
+    return None, len(text)
+
+
+def last_boxes(text: str) -> list[str]:
+    """The last box with something in it, after those joined to it: \\boxed{2} and \\boxed{3} are ["2", "3"].
+
+    [""] if all boxes are empty, [] if there is none or the last is cut off. \\fbox and `\\boxed 7` count.
+    """
+    boxes, empty, at = [], [], 0
+    for start in reversed([found.start() for found in re.finditer(r"\\(?:boxed|fbox)", text)]):
+        content, end = box_at(text, start)
+        if content is None and end == start:
+            continue  # the word alone
+        if content is None or (boxes and not JOINT.fullmatch(text, end, at)):
+            break
+        if EMPTY.fullmatch(content):
+            empty = [""]
+        else:
+            boxes.append(content)
+            at = start
+    return boxes[::-1] or empty
+
+
+def extract_boxed(text: str) -> str | None:
+    """The content of the last \\boxed or \\fbox with content in it, None without one or if it is cut off."""
+    return next(reversed(last_boxes(text)), None)
 
 
 def extract_answer_tag(text: str) -> str | None:
@@ -65,40 +96,141 @@ def extract_answer_tag(text: str) -> str | None:
     return text[start + len("<answer>") : end]
 
 
-def extract(response: str, answer_format: AnswerFormat) -> str | None:
-    """The answer's text, without a box inside the answer tag; None where the format is not kept."""
-    answer = {"boxed": extract_boxed, "answer_tag": extract_answer_tag}[answer_format](response)
-    return answer and (extract_boxed(answer) or answer)
+def extract(response: str, answer_format: AnswerFormat) -> list[str] | None:
+    """The boxes that are the answer, or what the answer tag holds; None where the format is not kept."""
+    if answer_format == "boxed":
+        return last_boxes(response) or None
+    answer = extract_answer_tag(response)
+    return None if answer is None else last_boxes(answer) or [answer]
+
+
+INSIDE = r"[(\[{][^()\[\]{}]*[)\]}]"  # brackets that hold no others
+
+
+def given_for(boxes: list[str], truth: str) -> str:
+    """Several boxes together answer a list, such as `2, 3`; for anything else the last one counts."""
+    if len(boxes) == 1 or THOUSANDS.fullmatch(truth.strip(" $")):
+        return boxes[-1]
+    outside = re.sub(INSIDE, "", re.sub(INSIDE, "", truth))
+    is_list = re.search("[,;]", outside) or re.search(r"\b(?:and|or)\b", truth)
+    return ", ".join(boxes) if is_list else boxes[-1]
 
 
 # ---- Normalization: one spelling for what is written in many ways ----
 
-# Characters to LaTeX. A space ends the command's name: `2πx` is `2\pi x`.
-UNICODE = r"""− -, – -, × \times, · \cdot, ÷ /, ≤ \le, ≥ \ge, ≠ \ne, ∞ \infty, ∪ \cup, ∩ \cap, ∈ \in, π \pi
-, √ \sqrt, ± \pm, ° ^\circ, ² ^2, ³ ^3, ′ '"""
-CHARACTERS = str.maketrans({pair.split()[0]: pair.split()[1] + " " for pair in UNICODE.split(",")})
+# LaTeX, and the characters that stand for it. A space will end the command's name: `2πx` is `2\pi x`.
+UNICODE = r"""- −‐‑‒–—―⁃; \times ×; \cdot ·⋅∙•∗; \div ÷; / ⁄∕; : ∶; ' ′’‘; " “”„«»; \dots …; | ∣∥
+\approx ≈≃; = ≡; \le ≤⩽≦; \ge ≥⩾≧; \ne ≠; \infty ∞; \cup ∪; \cap ∩; \in ∈; \setminus ∖; \emptyset ∅⌀
+\land ∧; \lor ∨; \pm ±; \mp ∓; \sqrt √; \sqrt[3] ∛; ^\circ °∘˚º; \angle ∠; \triangle △; \mathbb{R} ℝ
+\mathbb{Z} ℤ; \mathbb{N} ℕ; \mathbb{Q} ℚ; ( ⟨〈; ) ⟩〉; \lfloor ⌊; \rfloor ⌋; \lceil ⌈; \rceil ⌉; $ €£¥₹₩₽
+\text{cents} ¢; \Delta ∆; , 、; . 。"""
+CHARACTERS = {ord(c): f"{pair[0]} " for pair in map(str.split, re.split("; |\n", UNICODE)) for c in pair[1]}
+GREEK = """alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma
+sigma tau upsilon phi chi psi omega"""
+CHARACTERS |= {ord("α") + i: rf"\{name} " for i, name in enumerate(GREEK.split())}
+CHARACTERS |= {ord("Α") + i: rf"\{name.title()} " for i, name in enumerate(GREEK.split())}
+
 # Commands, without their backslash, to what replaces them.
-COMMANDS = dict.fromkeys([*",;:> \n", "quad", "qquad", "displaystyle", "limits"], " ")
-COMMANDS |= dict.fromkeys([*"!()[]$", "left", "right", "big", "Big", "bigl", "bigr", "Bigl", "Bigr"], "")
-COMMANDS |= dict.fromkeys("textbf textit textrm textnormal mbox mathrm mathbf operatorname".split(), r"\text")
-COMMANDS |= {"dfrac": r"\frac", "tfrac": r"\frac", "cfrac": r"\frac", "dbinom": r"\binom", "%": "%"}
+IGNORED = """left right middle big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr boldsymbol bm
+pmb bf it rm sf tt sl em cal mathstrut strut underline ensuremath tiny scriptsize footnotesize small
+normalsize large Large LARGE huge Huge textstyle scriptstyle nolimits nonumber notag smash mathop mathord
+mathrel centering bfseries"""
+COMMANDS = dict.fromkeys([*",;:> \n", *"quad qquad thinspace enspace displaystyle limits hfill".split()], " ")
+COMMANDS |= dict.fromkeys([*"!()[]$", *IGNORED.split()], "") | {"%": "%", "langle": "(", "rangle": ")"}
+FONTS = "bf it rm normal sf tt up".split()
+COMMANDS |= {kind + font: r"\text" for kind in ("text", "math") for font in FONTS}
+COMMANDS |= dict.fromkeys(["emph", "mbox", "hbox"], r"\text") | dict.fromkeys(["dbinom", "tbinom"], r"\binom")
+COMMANDS |= dict.fromkeys(["dfrac", "tfrac", "cfrac", "nicefrac", "sfrac"], r"\frac")
+COMMANDS |= {"lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]"}
+COMMANDS |= dict.fromkeys(["lvert", "rvert", "lVert", "rVert", "Vert", "|"], "|")
+
+# Words for a factor of the number before them, and for a whole answer.
+FACTORS = dict(dozen=12, hundred=100, thousand=10**3, million=10**6, billion=10**9, trillion=10**12)
+PHRASES = {
+    r"(?:there (?:is|are) )?no (?:real )?(?:solutions?|roots?)(?: exists?)?|(?:the )?empty set": r"\emptyset",
+    r"(?:the set of )?(?:all |any )?real(?:s| numbers?)": r"\mathbb{R}",
+}
+
+
+def repeating(found: re.Match[str]) -> str:
+    """0.1\\overline{6} and 0.1(6) as a fraction."""
+    once, again = (found[1] or "0") + found[2], found[3] or found[4]
+    return rf"\frac{{{int(once + again) - int(once)}}}{{{'9' * len(again)}{'0' * len(found[2])}}}"
+
+
+def multiplied(found: re.Match[str]) -> str:
+    """`2.5 million` as 2500000."""
+    value = Fraction(found[1].replace(",", "")) * FACTORS[found[3]]
+    return f"{value.numerator}{found[2] or ' '}" if value.denominator == 1 else found[0]
+
+
+BEFORE, STARS = r"(^|[=,:;({]|\b(?:and|or)\b)", r"\*{1,3}"  # what stands before a value, and round it
+ALONE = r"(?![0-9/]| [0-9]| ?\\frac)"  # 1 000 is one number, 1 100/200 a mixed one
+COUNTED = r"([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+(?:\.[0-9]+)?)"
+# (pattern, what replaces it), in this order.
+REWRITES = [
+    (r"(?<=[0-9])(?:\\[,;:! ]|,\\!|\{,\}|~|\\thinspace|') *(?=[0-9]{3}(?![0-9]))", ""),  # 1{,}000 is 1000
+    (r"\\(?:left|right)\s*\.", ""),  # an invisible bracket
+    # Colours and spaces, fonts, and names that are written as text.
+    (r"\\(?:(?:text)?color(?:box)?|[hv]space|[hv]?phantom|tag|label)\*?\s*\{[^{}]*\}", ""),
+    (r"\\(?:[hm]skip|m?kern)\s*[-0-9.]+\s*[a-z]{2}", ""),
+    (r"\{\s*\\(?:rm|bf|it|sf|tt|sl|em)\s+([^{}]*)\}", r"\\text{\1}"),
+    (r"\\operatorname\*?\s*\{\s*([A-Za-z]+)\s*\}", r"\\\1 "),
+    (r"\\([A-Za-z]+|.)", lambda found: COMMANDS.get(found[1], found[0])),
+    (r"[\s~]+", " "),
+    (r"\$", ""),
+    # Markdown's **5**, and quotes.
+    (rf"{BEFORE} ?(?:{STARS}([^*]+){STARS}|__?([^_]+)__?)(?= |$|[,.;:)}}])", r"\1 \2\3"),
+    (r"^ ?(?:\"|``?|')([^\"'`]*)(?:\"|''?|`)[ .]*$", r"\1"),
+    (r"\\text ?(?!\{[^{}\\]*\})", ""),  # around mathematics
+    (r"(\.[0-9]+ ?)(?:\.\.\.+|\\[lc]?dots) ?$", r"\1"),  # 3.14... is a decimal
+    (r"\.\.\.+", r"\\dots "),
+    (r"(?<![0-9])([0-9]*)\.([0-9]*)(?:\\(?:overline|bar|dot) ?\{?([0-9]+)\}?|\(([0-9]+)\))", repeating),
+    (rf"(?<![0-9.,^_])[1-9][0-9]{{0,2}}(?: [0-9]{{3}})+{ALONE}", lambda found: found[0].replace(" ", "")),
+    (rf"(?<![0-9.]){COUNTED} ?(\\text ?\{{)? ?({'|'.join(FACTORS)})s?\b", multiplied),
+    (r"\\text ?\{ ?\}", " "),
+    (r"& ?(?=[=<>])", ""),  # in `aligned`
+    (r"^ ?\\approx", ""),
+    (r"^([^:,;()]+):([^:,;()]+):([^:,;()]+)$", r"(\1:\2,\2:\3)"),  # 1:2:3 as two ratios
+    (r"\\mathbb ([A-Z])", r"\\mathbb{\1}"),
+    (r"(?<![A-Za-z\\])C ?\( ?([0-9a-z]+) ?, ?([0-9a-z]+) ?\)", r"\\binom{\1}{\2}"),
+    (r"\\(frac|binom) ?([0-9])", r"\\\1{\2}"),  # \frac12 is \frac{1}{2}, in two steps
+    (r"(\\(?:frac|binom) ?\{[^{}]*\}) ?([0-9])", r"\1{\2}"),
+]
+REWRITES = [(re.compile(pattern, re.DOTALL), to) for pattern, to in REWRITES]
+
+
+def without_unicode(text: str) -> str:
+    """LaTeX for the characters that stand for it; full-width ones become plain."""
+
+    def plain(text: str) -> str:
+        return unicodedata.normalize("NFKC", text)
+
+    text = "".join(c for c in text if unicodedata.category(c) != "Cf")  # invisible
+    text = re.sub("[⁰ⁱ⁴-⁾ⁿ¹²³]+", lambda found: f"^{{{plain(found[0])}}}", text)
+    text = re.sub("[₀-₎ₐ-ₜ]+", lambda found: f"_{{{plain(found[0])}}}", text)
+    text = re.sub("[¼-¾⅐-⅞]", lambda found: r"\frac{{{}}}{{{}}}".format(*plain(found[0]).split("⁄")), text)
+    return plain(text.translate(CHARACTERS)).translate(CHARACTERS).replace("^^", "^")
 
 
 def normalize(text: str) -> str:
     """`text` without marks that do not change its meaning; "" where it is too long to be an answer."""
+    if len(text) <= MAX_CHARS and not text.isascii():
+        text = without_unicode(text)
     if len(text) > MAX_CHARS:
         return ""
-    text = text.translate(CHARACTERS)
-    text = re.sub(r"(?<=[0-9])(?:\\[, ]|,\\!|\{,\}) *(?=[0-9]{3}(?![0-9]))", "", text)  # 1{,}000 is 1000
-    text = re.sub(r"\\(?:left|right)\s*\.", "", text)  # an invisible bracket
-    text = re.sub(r"\\([A-Za-z]+|.)", lambda m: COMMANDS.get(m[1], m[0]), text, flags=re.DOTALL)
-    text = re.sub(r"\s+", " ", text.replace("$", "").replace("~", " "))
-    text = re.sub(r"\\frac ?([0-9])", r"\\frac{\1}", text)  # \frac12 is \frac{1}{2}, in two steps
-    text = re.sub(r"(\\frac ?\{[^{}]*\}) ?([0-9])", r"\1{\2}", text)
-    text = text.lstrip(" ,;:").rstrip(" .,;:")
+    if text.isdigit():  # nothing to do, and the most frequent answer
+        return text
+    for pattern, to in REWRITES:
+        text = pattern.sub(to, text)
+    text = text.lstrip(" ,;:=").rstrip(" .,;:")
+    text = re.sub(r"^\{([^{},]*(?:\\text ?\{[^{}]*\})?)\}$", r"\1", text)
     text = re.sub(r"^\\text ?\{([^{}]*)\}$", r"\1", text).rstrip(" .,")
     # Only a space between words or numbers means something: `1 1/2`, and `2, 345` is no 2,345.
-    return re.sub(r"(?<![0-9A-Za-z,]) | (?![0-9A-Za-z])", "", text)
+    text = re.sub(r"(?<![0-9A-Za-z,]) | (?![0-9A-Za-z])", "", text)
+    for phrase, latex in PHRASES.items():
+        text = latex if re.fullmatch(phrase, text, re.IGNORECASE) else text
+    return text
 
 
 # Names of a unit, the first for all of them; then words that stand with units.
@@ -107,32 +239,59 @@ foot feet ft; yard yd; mile mi; second s sec; minute min; hour h hr; day; week; 
 kilogram kg; pound lb; milligram mg; ounce oz; ton; liter l L; milliliter ml mL; gallon gal; quart; cup;
 dollar USD; cent; euro; way; newton N; joule J; watt W; volt V; pascal Pa; hertz Hz; kelvin K; mole mol;
 radian rad; erg; mph; piece; unit; point; person people; student; page; percent pct percentage;
-square sq cubic per of each; th st nd rd"""
+of each; th st nd rd"""
 UNIT_NAMES = {name: group.split()[0] for group in UNITS.split(";") for name in group.split()}
+POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3, "": 1}
 UNIT = re.compile(
     r"""
       \^\{?\\circ\}? (?: \\text\{[CF]\} | [CF](?![A-Za-z]) )?   # a degree sign, perhaps with Celsius
-    | \^\{\\text\{(?:th|st|nd|rd)\}\}                           # 12^{\text{th}}
-    | (?:/|\\cdot\ ?)? \\text\ ?\{([^{}]*)\}                    # \text{cm}, /\text{s}
+    | (?:\^\{\\text\{(?:th|st|nd|rd)\}\} | (?<=[0-9])(?:th|st|nd|rd)(?![A-Za-z]))    # 12^{\text{th}}, 12th
+    | (?:\\pmod | \((?:\\?b?mod|\\text\{mod\})) \ ?\{?(?P<modulus>[0-9]+)\}?\)? $
+    | (?:/|\\cdot\ ?)? \\text\ ?\{[^{}]*\}                      # \text{cm}, /\text{s}
       (?:\^\{?-?[0-9]\}?)?                                      # ^2, ^{-3}
-    | (?<=[0-9})])\ ? ((?:[A-Za-z]{3,}|[ckm]m|kg|ft)(?:\ [A-Za-z]{2,})*)    # bare, after a number: 10 cm
+    | (?<=[0-9})])\ ? (?:[A-Za-z]{3,}|[ckm]m|kg|ft)(?:\ [A-Za-z]{2,})*    # bare, after a number: 10 cm
       (?:\^\{?-?[0-9]\}?)? (?![A-Za-z(^_])
     """,
     re.VERBOSE,
 )
+# One factor of a unit: (/), (square), name, (^2), (squared).
+FACTOR = r"(?: ?(/|per ))? ?(?:(square|sq|cubic|cu) )?([A-Za-z]+)(?:\^(-?[0-9])| (squared|cubed))?"
+# Words after a number that change it. After any others it is a number of something: 5 apples.
+NOT_NOUNS = """or and to than less more fewer greater least most over under below above about minus plus
+mod base by divided multiplied factorial half halves third quarter fourth fifth tenth hundredth thousandth
+negative positive not no if when for with only infinity inf pi theta alpha beta gamma lambda sigma phi
+omega sqrt sin cos tan log ln"""
+NOT_NOUNS = {*NOT_NOUNS.split(), *FACTORS, *POWERS}
+
+
+def is_noun(words: str) -> bool:
+    no_noun = any({word, word.removesuffix("s")} & NOT_NOUNS for word in words.lower().split())
+    return bool(re.fullmatch(r"[A-Za-z]{2,}(?: [A-Za-z]+)*", words)) and not no_noun
+
+
+def is_count(text: str) -> bool:
+    number = text.rpartition("=")[2]
+    return plain_number(number) is not None or bool(COUNT.fullmatch(number))
 
 
 def split_units(text: str) -> tuple[str, set[str]]:
-    """A normalized text without known units, and these; other words stay, as they may mean anything."""
+    """A normalized text without units, and these with their powers; other words may mean much and stay."""
     units: set[str] = set()
 
     def drop(found: re.Match[str]) -> str:
-        words = re.findall(r"[A-Za-z]+", found[1] or found[2] or "degree")
-        names = {UNIT_NAMES.get(word) or UNIT_NAMES.get(word.lower().removesuffix("s")) for word in words}
-        if not names or None in names:
-            return found[0]
-        units.update(names - {"square", "percent"})
-        return "%" if "percent" in names else " "
+        if "circ" in found[0] or found["modulus"]:
+            units.add(found["modulus"] or "degree^1")
+            return " "
+        words, names = re.sub(r"\\text|\\cdot|[{}]", "", found[0]).replace(".", " ").strip(), set()
+        for per, before, word, power, after in re.findall(FACTOR, words):
+            name = UNIT_NAMES.get(word) or UNIT_NAMES.get(word.lower().removesuffix("s"))
+            names.add(name and f"{name}^{'-' * bool(per)}{power or POWERS[before or after]}")
+        if None in names or not names:
+            if found.end() < len(text) or not is_noun(words) or not is_count(text[: found.start()]):
+                return found[0]
+            names = {words.lower().removesuffix("s")}
+        units.update(names - {"percent^1", "of^1"})
+        return "%" if "percent^1" in names else " "
 
     return UNIT.sub(drop, text).strip() or text, units
 
@@ -142,7 +301,20 @@ def split_units(text: str) -> tuple[str, set[str]]:
 DECIMAL = r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?"
 NUMBER = re.compile(rf"{DECIMAL}|[+-]?[0-9]+/0*[1-9][0-9]*")
 THOUSANDS = re.compile(r"[+-]?[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])")
-MIXED = re.compile(r"(?<![0-9.^_])([0-9]+) ?(?:\\frac\{([0-9]+)\}\{([0-9]+)\}|(?<= )([0-9]+)/([0-9]+))")
+MIXED = re.compile(
+    r"(?<![0-9.^_])([0-9]+) ?(?:\\frac\{([0-9]+)\}\{([0-9]+)\}|(?<= )([0-9]+)/([0-9]+))(?P<more>\+[0-9]+$)?"
+)
+# A number of something, perhaps still to be worked out.
+COUNT = re.compile(r"(?:[-+0-9 ./{}()^]|\\(?:frac|sqrt|pi|times|cdot)(?![a-z]))+")
+# A choice: (C), C), Option C, and (C) 12, but not `A, C`.
+OPTION = r"(?i:(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?:? ?)?"
+CHOICE = re.compile(OPTION + r"(?:\(([A-J])\)|([A-J])[).:]?)(?P<rest>(?<=[).:]) ?(?!.*\b[A-J]\b).+)?")
+
+
+def choice(text: str) -> tuple[str, str]:
+    """("C", "12") of `(C) 12`."""
+    found = CHOICE.fullmatch(re.sub(r"\\text ?|[{}]", "", text))
+    return (found[1] or found[2], (found["rest"] or "").strip()) if found else ("", "")
 
 
 def plain_number(text: str) -> Fraction | None:
@@ -162,6 +334,9 @@ def quick_match(given: str, truth: str) -> bool | None:
         return True
     if given.lower() == truth.lower() and re.fullmatch(r"[A-Za-z ]*[a-z]{2}[A-Za-z ]*", truth):  # words
         return True
+    (letter, rest), (other, other_rest) = choice(given), choice(truth)
+    if letter and letter == other:
+        return rest == other_rest or not (rest and other_rest)
     (given, given_units), (truth, truth_units) = split_units(given), split_units(truth)
     if given_units and truth_units and given_units != truth_units:
         return False
@@ -174,13 +349,14 @@ def quick_match(given: str, truth: str) -> bool | None:
 
 
 def spellings(text: str) -> list[str]:
-    """Ways to read a text: "5,120" is one number or two. A mixed number becomes a sum."""
+    """Ways to read a text: "5,120" is one number or two. A mixed number becomes a fraction."""
 
-    def as_sum(found: re.Match[str]) -> str:
-        whole, above, below = (group for group in found.groups() if group)
-        return f"({whole}+{above}/{below})" if 0 < int(above) < int(below) else found[0]
+    def as_fraction(found: re.Match[str]) -> str:
+        above, below = int(found[2] or found[4]), int(found[3] or found[5])
+        whole = int(found[1]) + int(found["more"] or 0)  # public graders take 1 1/2 + 3 as worked out
+        return f"({whole * below + above}/{below})" if 0 < above < below else found[0]
 
-    text = MIXED.sub(as_sum, text)
+    text = MIXED.sub(as_fraction, text)
     return [text, text.replace(",", "")] if THOUSANDS.match(text) else [text]
 
 
@@ -195,9 +371,11 @@ def answers_match(given: str, truth: str) -> bool:
         from mathexpr import TOLERANCE, parse, same
 
         given, truth = split_units(given)[0], split_units(truth)[0]
-        percents = (1, 100) if ("%" in given) != ("%" in truth) else (1,)  # 28% is 28 or 0.28
-        for percent, a, b in product(percents, spellings(given), spellings(truth)):
-            if same(parse(a, percent), parse(b, percent), TOLERANCE[("." in a) + ("." in b)]):
+        percents = (100, 1) if ("%" in given) != ("%" in truth) else (1,)  # 28% is 28 or 0.28
+        free_signs = (False, True) if r"\pm" in given + truth else (False,)  # of (\pm 1, \pm 2): two, or four
+        for percent, free, a, b in product(percents, free_signs, spellings(given), spellings(truth)):
+            (x, x_finished), (y, y_finished) = parse(a, percent, free), parse(b, percent, free)
+            if (x_finished or not y_finished) and same(x, y, TOLERANCE[("." in a) + ("." in b)]):
                 return True
     except Exception:  # sympy's are of many kinds, and what it can't handle is not the reference answer
         pass
@@ -206,10 +384,12 @@ def answers_match(given: str, truth: str) -> bool:
 
 def verify(response: str, answers: Sequence[str], answer_format: AnswerFormat) -> Verdict:
     """Correct if any of the reference answers matches. No time limit: see VerifierPool."""
-    given = extract(response, answer_format)
-    if given is None:
+    boxes = extract(response, answer_format)
+    if boxes is None:
         return Verdict(formatted=False, correct=False)
-    return Verdict(formatted=True, correct=any(answers_match(given, truth) for truth in answers))
+    return Verdict(
+        formatted=True, correct=any(answers_match(given_for(boxes, truth), truth) for truth in answers)
+    )
 
 
 # ---- Processes ----
@@ -249,13 +429,12 @@ class VerifierPool:
             raise ValueError(f"{len(responses)} responses but {len(answers)} tuples of references")
         verdicts, slow = [], {}
         for index, (response, truths) in enumerate(zip(responses, answers, strict=True)):
-            given = extract(response, answer_format)
-            quick = []
-            if given is not None:
-                quick = [quick_match(normalize(given), normalize(truth)) for truth in truths]
-            verdicts.append(Verdict(given is not None, True in quick))
+            boxes = extract(response, answer_format)
+            pairs = [(given_for(boxes, truth), truth) for truth in truths] if boxes else []
+            quick = [quick_match(normalize(given), normalize(truth)) for given, truth in pairs]
+            verdicts.append(Verdict(boxes is not None, True in quick))
             if None in quick and True not in quick:
-                slow[index] = self.threads.submit(self._ask, json.dumps([given, list(truths)]))
+                slow[index] = self.threads.submit(self._ask, json.dumps(pairs))
         for index, verdict in slow.items():
             verdicts[index] = verdict.result()
             self.timeouts += verdicts[index].timed_out
@@ -296,7 +475,7 @@ class VerifierPool:
 
 
 def work(timeout_s: float) -> None:
-    """A worker: "r" out when ready, a line [given, references] in, "1" or "0" out.
+    """A worker: "r" out when ready, a line [[given, reference], ...] in, "1" or "0" out.
 
     If the parent is killed, it ends by end of file when idle, and when busy by an alarm with no handler,
     which stops C code too.
@@ -314,8 +493,7 @@ def work(timeout_s: float) -> None:
     os.write(1, b"r")
     for line in sys.stdin:
         signal.setitimer(signal.ITIMER_REAL, timeout_s + 0.5)
-        given, answers = json.loads(line)
-        correct = any(answers_match(given, truth) for truth in answers)
+        correct = any(answers_match(given, truth) for given, truth in json.loads(line))
         signal.setitimer(signal.ITIMER_REAL, 0)
         os.write(1, b"1r" if correct else b"0r")
 

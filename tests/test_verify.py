@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data import arithmetic_problems
 from verify import VerifierPool, answers_match, extract_answer_tag, extract_boxed, normalize, verify
 
 ROOT = Path(__file__).parents[1]
@@ -95,27 +96,16 @@ TABLE = {
     "roots, powers, functions": [
         (r"\sqrt{8}", r"2\sqrt2", True),
         (r"\frac{1}{\sqrt{3}}", r"\frac{\sqrt3}{3}", True),
-        (r"\sqrt[3]{8}", "2", True),
         (r"5 \cdot 2^{2/3}", r"5\sqrt[3]{4}", True),
         ("3*sqrt(5)/7", r"\frac{3\sqrt{5}}{7}", True),
         (r"\sqrt{8}", r"2\sqrt3", False),
-        ("2^{10}", "1024", True),
-        ("-2^2", "-4", True),
-        ("2^3^2", "512", True),
         (r"2^{20} \cdot 3^{10}", "12^{10}", True),
         (r"\frac{1}{2006!}", r"\frac{1}{2004!}", False),
-        (r"\binom{5}{2}", "10", True),
-        ("5!", "120", True),
-        (r"\log_2 8", "3", True),
         (r"\frac{\ln 2}{\ln 3}", r"\log_3 2", True),
         (r"\sin^2 x", r"(\sin x)^2", True),
         (r"\tan^{-1} x", r"\arctan x", True),
         (r"\sin 2x", r"2 \sin x \cos x", True),
         (r"\sin 2x", r"2 \sin x", False),
-        (r"|{-3}|", "3", True),
-        (r"\left\lfloor 3.7 \right\rfloor", "3", True),
-        (r"17 \bmod 5", "2", True),
-        (r"\max(2, 5)", "5", True),
         (r"2\pi", r"6.283185307", True),
         (r"\frac{\pi}{4}", r"\frac{\pi}{3}", False),
     ],
@@ -131,10 +121,10 @@ TABLE = {
         (r"m_1 g", r"g m_{1}", True),
         ("m_1 g", "m_2 g", False),
         (r"10x\sqrt{21x}", r"10\sqrt{21}x^{3/2}", True),
-        (r"\sqrt{x^2}", "x", True),  # symbols are positive
+        (r"\sqrt{x^2}", "|x|", True),
+        (r"\sqrt{x^2}", "x", False),
         (r"\frac{3+11(-1)^n}{2}", "1.5+5.5(-1)^n", True),
         ("f(0)", "0", False),
-        ("x - x", "0", True),
     ],
     "lists, tuples, sets": [
         ("1, 2", "2,1", True),
@@ -178,7 +168,6 @@ TABLE = {
         (r"x \in [0,1]", "[0,1]", True),
         (r"(3,4)\cup[0,1]", r"[0,1]\cup(3,4)", True),
         (r"[0,1]\cup(3,4)", r"[0,1)\cup(3,4)", False),
-        (r"1\le|z|\le 2", r"[-2,-1]\cup[1,2]", True),
         (r"a \le -2 \text{ or } a = 1", r"(-\infty,-2]\cup\{1\}", True),
         (r"x > 1 \text{ and } x < 3", "(1,3)", True),
         (r"\{x | x > 0\}", r"(0,\infty)", True),
@@ -227,7 +216,7 @@ TABLE = {
         (r"865 \mbox{ inches}^2", "865", True),
         (r"3 \text{ or more}", "3", False),
         (r"3 \text{ thousand}", "3", False),
-        (r"16\text{ daps}", "16", False),  # no known unit: the word may mean anything
+        (r"16\text{ daps}", "16", True),  # of no unit that is known
         (r"6.4 \times 10^{16} \text{ cm}^{-3}", "6.4e16", True),
         (r"5\text{ feet }3\text{ inches}", "53", False),
         (r"90^\circ", "90", True),
@@ -251,6 +240,282 @@ TABLE = {
     ],
 }  # fmt: skip
 ROWS = [(*row, why) for why, rows in TABLE.items() for row in rows]
+
+# (answer, reference), right and wrong. These are not symmetric: an answer has to be worked out and solved.
+RIGHT = {
+    "names tell which value is which": [
+        ("v=9,u=4", "u=4,v=9"), ("u=4 and v=9", "u=4,v=9"), ("u=4,v=9", "(u,v)=(4,9)"),
+        ("(v,u)=(9,4)", "(u,v)=(4,9)"), ("4,9", "u=4,v=9"), ("(4,9)", "u=4,v=9"), ("v=9,u=4", "4,9"),
+        ("u=4,v=9", "(4,9)"), ("f(2)=2, f(1)=3", "f(1)=3, f(2)=2"),
+        (r"P=40^\circ, Q=50^\circ", r"\angle P=40, \angle Q=50"), ("w=3,l=5", "width=3,length=5"),
+        ("y=2x", "f(x)=2x"), ("x=2,x=-3", "x=-3,x=2"), ("x=3,y=4;x=1,y=2", "x=1,y=2;x=3,y=4"),
+        ("x=3,y=4 or x=1,y=2", "(1,2),(3,4)"), ("y>2,x>1", "x>1,y>2"),
+        ("(x,y)=(1,2) or (3,4)", "(1,2),(3,4)"), ("AB=3 and BC=4", "BC=4, AB=3"),
+        (r"\begin{cases}u=4\\v=9\end{cases}", "v=9,u=4"),
+        (r"\begin{aligned}u &= 4\\v & = 9\end{aligned}", "u=4,v=9"), ("x=y=z=1/3", r"x=y=z=\frac{1}{3}"),
+        ("x=0.5,y=0.5,z=0.5", "x=y=z=1/2"), ("c=x=y=z", "x=y=z=c"), ("5", "x=y=z=5"), ("x=y=z=5", "5"),
+        ("(1/2,1/2,1/2)", "x=y=z=0.5"),
+    ],
+    "numbers to be worked out": [
+        ("3+9-4=8", "8"), ("8=3+9-4", "8"), ("x=3+9-4=8", "8"), (r"\binom{5}{2}=10", "10"), ("8", "8.0"),
+        ("16/2", "8"), ("5/1", "5"), (r"3\times10^4", "30000"), ("3e4", "30000"), ("10^{6}", "1000000"),
+        ("10^{-3}", "0.001"), ("1*10^{3}", "1000"), (r"1.2\cdot10^{-3}", "0.0012"), (r"\frac{-1}{2}", "-0.5"),
+        ("-(1/2)", "-0.5"), (r"\frac{5}{-2}", "-2.5"), ("((5))", "5"), ("[5]", "5"), (r"1\frac12", "1.5"),
+        (r"150\%", "1.5"), ("6:3", "2"), (r"\sqrt{4}", "2"), ("1024", "2^{10}"), ("2^{10}", "2^{10}"),
+        ("120", "5!"), ("10", r"\binom{5}{2}"), ("2", r"\sqrt[3]{8}"), ("-4", "-2^2"), ("512", "2^3^2"),
+        ("3", r"\log_2 8"), ("3", "|{-3}|"), ("3", r"\left\lfloor 3.7\right\rfloor"), ("2", r"17 \bmod 5"),
+        ("5", r"\max(2, 5)"), ("0", "x-x"), (r"2^{20}\cdot3^{10}", "12^{10}"),
+        (r"\frac{\sqrt2}{2}", r"\frac{1}{\sqrt2}"), (r"2\sqrt3", r"\sqrt{12}"),
+        (r"\sqrt{2+\sqrt3}", r"\frac{\sqrt6+\sqrt2}{2}"), (r"\frac{1+\sqrt5}{4}", r"\cos\frac{\pi}{5}"),
+        (r"2\pi", "6.283185307"), ("x^2+y^2=5^2", "x^2+y^2=25"),
+    ],
+    "equations and inequalities to be solved": [
+        ("x=5", "5"), ("5=x", "x=5"), ("x>2", r"(2,\infty)"), ("2<x", r"(2,\infty)"), (r"2<x\le5", "(2,5]"),
+        (r"2<x<\infty", r"(2,\infty)"), ("-x>-1", "x<1"), (r"x=2 \text{ or } x=3", "2,3"),
+        (r"x<-1\text{ or }x>1", r"(-\infty,-1)\cup(1,\infty)"),
+        (r"x \ge 2, x \neq 3", r"[2,3)\cup(3,\infty)"), ("x>2", "2x+1>5"), ("2x+1>5", "2x+1>5"),
+        ("2x=4", "4x=8"), (r"[-2,-1]\cup[1,2]", r"1\le|z|\le 2"), ("y-2x=3", "y=2x+3"), ("x>2, x<5", "(2,5)"),
+        ("x-y=0,x+y=2", "2x+2y=4,x-y=0"), ("2x-y+3=0", "y=2x+3"), (r"\{x\in\mathbb{R}|x>2\}", r"(2,\infty)"),
+    ],
+    "both sides of zero": [
+        ("|x|", r"\sqrt{x^2}"), ("|7-x|", "|x-7|"), (r"\max(x,-x)", "|x|"),
+        (r"\frac{x+|x|}{2}", r"\max(x,0)"), (r"\lceil x\rceil", r"-\lfloor -x\rfloor"),
+        (r"\sqrt{x}\sqrt{y}", r"\sqrt{xy}"), (r"\ln x+\ln y", r"\ln(xy)"), (r"\ln x^3", r"3\ln x"),
+        ("x^{3/2}", r"x\sqrt{x}"), (r"\sqrt{x-5}\sqrt{x-7}", r"\sqrt{(x-5)(x-7)}"),
+        (r"\frac{1}{\sqrt{-x}}", "(-x)^{-1/2}"), (r"2\arcsin\sqrt a", r"\arccos(1-2a)"),
+        ("(-1)^n", r"\cos(\pi n)"), (r"\frac{n(n-1)}{2}", r"\binom{n}{2}"), ("n(n-1)!", "n!"),
+        (r"\max(x,y)+\min(x,y)", "x+y"), ("6", r"\gcd(12,18)"), ("36", r"\operatorname{lcm}(12,18)"),
+        (r"\ln|x|", r"\ln x"), ("x^3", "x^3"),
+    ],
+    "powers of units": [
+        (r"5\text{ m}^2", "5"), ("5", r"5\text{ m}^2"), (r"5\text{ m}^2", r"5\text{ square meters}"),
+        (r"5\text{ m}²", r"5\text{ m}^{2}"), (r"5\text{ meters squared}", r"5\text{ m}^2"),
+        (r"5\text{ cubic cm}", r"5\text{ cm}^3"), (r"5\text{ cu ft}", r"5\text{ ft}^3"),
+        (r"5\text{ sq. ft.}", r"5\text{ ft}^2"), (r"5\text{ m/s}", r"5\text{ meters per second}"),
+        (r"5\text{ m}\text{s}^{-1}", r"5\text{ m/s}"), (r"5\ \mathrm{m^2}", r"5\text{ m}^2"),
+        (r"5\text{ N}\cdot\text{m}", "5"), (r"5\text{ N}\cdot\text{m}", r"5\text{ N m}"),
+    ],
+    "markdown and quotes": [
+        ("**73**", "73"), ("*73*", "73"), ("***73***", "73"), ("__73__", "73"), ("_73_", "73"),
+        ("**$73$**", "73"), ("$**73**$", "73"), ("**73.**", "73"), ("x = **5**", "5"), ("**x = 5**", "5"),
+        ("*x* = 5", "x=5"), ("**2** and **3**", "2,3"), ("**(1,2)**", "(1,2)"), ("**5 apples**", "5"),
+        ('"73"', "73"), (' "73" ', "73"), ("“73”", "73"), ("'73'", "73"), ("``73''", "73"), ("`73`", "73"),
+        ('"C"', "C"), ("2**3x", "8x"),
+    ],
+    "decimals that repeat": [
+        (r"0.\overline{3}", "1/3"), ("0.(3)", "1/3"), (r"0.1\overline{6}", "1/6"), ("0.1(6)", r"\frac16"),
+        (r"0.\bar{3}", "1/3"), (r"0.\dot3", "1/3"), (r"-0.\overline{3}", "-1/3"),
+        (r"1.\overline{142857}", "8/7"), (r".\overline{3}", "0.(3)"), (r"0.\overline{3}", "0.33333333"),
+        ("3.14159...", "3.14159"),
+    ],
+    "vectors and matrices": [
+        (r"\langle 1,2\rangle", "(1,2)"), ("⟨1,2⟩", "(1,2)"),
+        ("(1,2)^T", r"\begin{pmatrix}1\\2\end{pmatrix}"), (r"(1,2)^\top", "(1,2)"),
+        (r"(1,2)^{\mathsf T}", "(1,2)"), (r"(1,2)^{\mathrm{T}}", "(1,2)"),
+        (r"\begin{pmatrix}1&2\end{pmatrix}^T", r"\begin{pmatrix}1\\2\end{pmatrix}"),
+        (r"\begin{pmatrix}1&3\\2&4\end{pmatrix}^T", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"),
+        (r"\begin{pmatrix}1\\2\\\end{pmatrix}", r"\begin{pmatrix}1\\2\end{pmatrix}"),
+        (r"\begin{pmatrix}1&2\\3&4\\ \end{pmatrix}", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"),
+        (r"\left(\begin{array}{c}1\\2\end{array}\right)", "(1,2)"),
+        (r"\det\begin{pmatrix}1&2\\3&x\end{pmatrix}", "x-6"),
+        (r"\begin{vmatrix}1&2\\3&x\end{vmatrix}", "x-6"),
+        (r"\left|\begin{array}{cc}1&2\\3&x\end{array}\right|", "x-6"),
+        ("-2", r"\begin{vmatrix}1&2\\3&4\end{vmatrix}"),
+    ],
+    "notation for bars, binomials, fractions, functions": [
+        (r"\lvert x\rvert", "|x|"), (r"\left\lvert x\right\rvert", "|x|"), (r"\lVert x\rVert", "|x|"),
+        (r"{5 \choose 2}", r"\binom52"), (r"5\choose2", r"\binom{5}{2}"), ("C(5,2)", r"\binom52"),
+        ("10", r"{5 \choose 2}"), ("10", "C(5,2)"), (r"\dbinom{n}{2}", "C(n,2)"),
+        (r"\tbinom n2", r"\binom{n}{2}"), (r"1\over2", "1/2"), (r"{1 \over \sqrt2}", r"\frac{\sqrt2}{2}"),
+        (r"{x+1\over 2}", r"\frac{x+1}{2}"), (r"\nicefrac12", "0.5"), (r"\sfrac{1}{2}", "0.5"),
+        (r"\operatorname{arctan} 2", r"\arctan 2"), (r"\operatorname{arctan}(x)", r"\arctan x"),
+        (r"\mathrm{ln} 2", r"\ln 2"), (r"\text{sin}(x)", r"\sin x"), (r"\mathrm{e}^{x}", "e^x"),
+        (r"\lg 2", r"\log_{10} 2"), (r"\tg x", r"\tan x"), (r"2 \pmod 5", "2"), ("2", r"2 \pmod 5"),
+        (r"2 \pmod{5}", r"2 \pmod 5"), ("2 (mod 5)", r"2\pmod{5}"), (r"x\equiv 2 \pmod 5", "2"),
+        (r"1,2,\dots,n", r"1, 2, \ldots, n"), ("1,2,...,n", r"1,2,\dots,n"),
+        (r"\{1,2,\dots,n\}", r"1,2,\cdots,n"), (r"\mathbb R", r"\mathbb{R}"),
+        (r"\lbrace 1,2\rbrace", r"\{1,2\}"), (r"\approx 3.14", "3.14"), ("2:4:6", "1:2:3"), ("4th", "4"),
+        ("3rd", "3"),
+    ],
+    "fonts, colours, spaces": [
+        (r"\boldsymbol{5}", "5"), (r"\bm{5}", "5"), (r"{\bf 5}", "5"), (r"\mathit{5}", "5"),
+        (r"\textcolor{red}{5}", "5"), (r"\color{red}5", "5"), (r"{\color{red} 5}", "5"),
+        (r"\colorbox{yellow}{5}", "5"), (r"\underline{5}", "5"), (r"\large 5", "5"), (r"{\large 5}", "5"),
+        (r"5\hspace{2mm}", "5"), (r"\hskip 3mm 5", "5"), (r"\phantom{1}5", "5"), (r"\ensuremath{5}", "5"),
+        (r"\mathsf{5}", "5"), (r"\emph{5}", "5"), (r"\boldsymbol{\frac{1}{2}}", "0.5"),
+        (r"\mathbf{\frac12}", "0.5"), (r"\textcolor{blue}{\frac{1}{2}}", "0.5"),
+        (r"\underline{\text{odd}}", "odd"), (r"\boldsymbol{x+1}", "x+1"), (r"{\it x}+1", "x+1"),
+        (r"\bm{\mathrm{A}}", "A"), (r"{\rm A}", "A"), (r"{\em A}", "A"), (r"5~{\rm cm}", r"5\text{ cm}"),
+        (r"(\boldsymbol{1},\textcolor{red}{2})", "(1,2)"), (r"\boldsymbol{12}\sqrt{3}", r"12\sqrt3"),
+    ],
+    "signs that are independent": [
+        (r"(\pm 1,0,\pm 2)", "(1,0,2),(1,0,-2),(-1,0,2),(-1,0,-2)"),
+        ("(1,0,2),(1,0,-2),(-1,0,2),(-1,0,-2)", r"(\pm 1,0,\pm 2)"),
+        (r"(\pm a,0,\pm b)", "(a,0,b),(a,0,-b),(-a,0,b),(-a,0,-b)"), (r"(\pm1,\pm1)", "(1,1),(-1,-1)"),
+        (r"(\pm1,\mp1)", "(1,-1),(-1,1)"), (r"\{\pm1,\pm2\}", "1,-1,2,-2"),
+        (r"\pm1\pm\sqrt2", r"1+\sqrt2,1-\sqrt2,-1+\sqrt2,-1-\sqrt2"), (r"2\pm5", "7,-3"),
+    ],
+    "spaces in thousands": [
+        ("1 000", "1000"), ("12 345 678", "12345678"), ("1\u2009000", "1000"), ("1\u202f000", "1000"),
+        ("1\u00a0000", "1000"), (r"1\ 000", "1000"), (r"1\;000", "1000"), ("$1~000$", "1000"),
+        ("-1 000", "-1000"), ("1 234.5", "1234.5"), ("1'000'000", "1000000"), ("1 100/200", "1.5"),
+        ("10 1/2", "10.5"),
+    ],
+    "unicode": [
+        ("x⁴", "x^4"), ("x¹⁰", "x^{10}"), ("xⁿ⁺¹", "x^{n+1}"), ("10⁻⁵", "0.00001"), ("2×10⁴", "20000"),
+        ("x₁+x₂", "x_1+x_2"), ("a₁₀", "a_{10}"), ("½", "1/2"), ("2½", "5/2"), ("−½", "-0.5"), ("⅞", "7/8"),
+        ("3⁄4", "3/4"), ("４２", "42"), ("（１，２）", "(1,2)"), ("［１，２］", "[1,2]"),
+        ("ｙ＝２ｘ", "y=2x"), ("‑5", "-5"),
+        ("–5", "-5"), ("—5", "-5"), ("－5", "-5"), ("﹣5", "-5"), ("α+β", r"\alpha+\beta"),
+        ("λ²", r"\lambda^2"), ("Ω", r"\Omega"), ("φ", r"\phi"), ("∅", r"\emptyset"), ("ℝ", r"\mathbb{R}"),
+        ("x∈ℝ", r"\mathbb{R}"), ("90∘", "90"), ("90^∘", "90"), ("90˚", "90"), ("∠P=40", r"\angle P=40"),
+        ("€50", "50"), ("50€", "50"), ("£50", "50"), ("¥50", "50"), ("√12", "2√3"), ("√(x+1)", r"\sqrt{x+1}"),
+        ("⌊x⌋", r"\lfloor x\rfloor"), ("(−∞,3)", "x<3"), ("x≠3", r"x\ne3"), ("5％", r"5\%"), ("5：8", "5:8"),
+        ("2、3", "2,3"), ("5。", "5"), ("\u200b5", "5"),
+    ],
+    "number and noun": [
+        (r"5\text{ apples}", "5"), ("5 apples", "5"), (r"5\text{ times}", "5"), ("5", r"5\text{ apples}"),
+        (r"12\text{ red balls}", "12"), (r"x=5\text{ apples}", "5"), ("1,234 apples", "1234"),
+        (r"\frac12\text{ pizzas}", "0.5"), ("1 1/2 pizzas", "1.5"), (r"2\sqrt3\text{ pizzas}", r"\sqrt{12}"),
+        (r"3\times10^4\text{ people in all}", "30000"), ("5 Apple", r"5\text{ apples}"),
+        (r"17\text{ any text}", "17"), (r"5\text{ million}", "5000000"), ("2.5 billion", "2500000000"),
+        ("3 trillion", "3e12"), ("3 thousand", "3000"), ("1,500 thousand", "1500000"),
+        ("2, 3 million", "2, 3000000"), (r"3 \text{ hundred}", "300"), ("2 dozen", "24"),
+        (r"\$5\text{ million dollars}", "5,000,000"), ("5000000", "5 million"), ("2 to 3", "2:3"),
+        (r"2\text{ to }3", r"\frac23"),
+    ],
+    "phrases and choices": [
+        (r"\text{no solution}", r"\emptyset"), (r"\text{No solutions}", r"\varnothing"),
+        ("there is no real solution", r"\{\}"), (r"\text{all real numbers}", r"\mathbb{R}"),
+        ("All real numbers", r"(-\infty,\infty)"), (r"x\in\mathbb{R}", r"\text{all real numbers}"),
+        (r"\text{(C) }12", "C"), ("Option C", "C"), ("option (C)", "C"), ("the answer is C", "C"),
+        ("C)", "C"), ("C.", "C"), ("(C)", "C"), ("C", r"\text{(C)}"), (r"\textbf{(C)}\ 12", "C"),
+        ("C: 12", "C"), ("C. 12", "C"), ("C", r"\text{(C) }12"), ("(C) 12", r"\text{(C) }12"),
+    ],
+}  # fmt: skip
+WRONG = {
+    "names tell which value is which": [
+        ("u=4, v=9", "u=9, v=4"), ("f(1)=3, f(2)=2", "f(1)=2, f(2)=3"),
+        (r"\angle P=40, \angle Q=50", r"\angle P=50, \angle Q=40"), ("PQ=7, QR=5", "PQ=5, QR=7"),
+        ("f(n)=1, g(n)=n", "f(n)=n, g(n)=1"), ("u=4; v=9", "u=9; v=4"), ("u=4 and v=9", "u=9 and v=4"),
+        (r"u=4 \text{ and } v=9", r"u=9 \text{ and } v=4"), ("a_{1}=2,a_{2}=3", "a_1=3,a_2=2"),
+        (r"\text{width}=3, \text{length}=5", r"\text{width}=5, \text{length}=3"),
+        ("sum=3, product=5", "sum=5, product=3"), ("max=3,min=5", "max=5,min=3"),
+        (r"\text{side length}=3,\text{area}=9", r"\text{side length}=9,\text{area}=3"),
+        ("v=4,u=9", "u=4,v=9"), (r"\{u=4, v=9\}", r"\{u=9, v=4\}"), ("[u=4, v=9]", "[u=9, v=4]"),
+        ("(u,v)=(4,9)", "(v,u)=(4,9)"), ("(9,4)", "u=4,v=9"), ("9,4", "u=4,v=9"), ("x>1,y>2", "x>2,y>1"),
+        (r"x\in[0,1],y\in[2,3]", r"x\in[2,3],y\in[0,1]"), ("x=1,y=2;x=3,y=4", "x=1,y=4;x=3,y=2"),
+        ("x=1,y=2 or x=3,y=4", "x=1,y=4 or x=3,y=2"), ("x=1,y=2", "x=1,z=2"), ("u=4", "u=4,v=9"),
+        ("u=4,v=9,w=1", "u=4,v=9"), (r"u\approx4,v\approx9", r"u\approx9,v\approx4"),
+        ("|AB|=7,|CD|=5", "|AB|=5,|CD|=7"), (r"\begin{cases}u=4\\v=9\end{cases}", "u=9,v=4"),
+        (r"\vec{u}=(1,2),\vec{v}=(3,4)", r"\vec{u}=(3,4),\vec{v}=(1,2)"),
+        ("f'(1)=3,f(1)=2", "f'(1)=2,f(1)=3"), ("x=y=z=5", "x=y=z=6"), ("x=y=5,z=6", "x=y=z=5"),
+        ("6", "x=y=z=5"), ("x=5,y=5", "5"), ("5", "x=5,y=5"), (r"u=\log_4 8,v=1", "u=1.5,v=1"),
+    ],
+    "numbers to be worked out": [
+        ("3+9-4", "8"), (r"12\cdot13", "156"), ("(3+9-4)", "8"), ("{3+9-4}", "8"), ("[3+9-4]", "8"),
+        (r"\{3+9-4\}", "8"), ("|3+9-4|", "8"), ("(3)+(9)-(4)", "8"), ("x=3+9-4", "8"), ("f(x)=3+9-4", "8"),
+        ("3+9-4 = ?", "8"), ("3+9-4=9", "8"), (r"3+9-4\approx 8", "8"), ("3+9−4", "8"), ("３+９-４", "8"),
+        ("**3+9-4**", "8"), (r"\text{3+9-4}", "8"), (r"\boxed{3+9-4}", "8"), ("3+9-4 apples", "8"),
+        (r"3+9-4\text{ dollars}", "8"), (r"3 \text{ plus } 9 \text{ minus } 4", "8"), ("8+0", "8"),
+        ("8*1", "8"), ("8^1", "8"), ("-(-8)", "8"), ("--8", "8"), ("8+x-x", "8"), ("8x/x", "8"),
+        (r"8\sin^2x+8\cos^2x", "8"), (r"\frac{3+9-4}{1}", "8"), ("12*13", "156"), ("12×13", "156"),
+        ("12 x 13", "156"), ("(12)(13)", "156"), ("12 times 13", "156"), ("2^{10}", "1024"), ("32^2", "1024"),
+        ("10^3", "1000"), ("5!", "120"), (r"\binom52", "10"), (r"\sqrt[3]{8}", "2"), ("8^{1/3}", "2"),
+        (r"\log_2 8", "3"), (r"\log_4 8", "1.5"), (r"e^{\ln 8}", "8"), ("|-5|", "5"),
+        (r"\lfloor3.7\rfloor", "3"), (r"17\bmod5", "2"), (r"\max(2,5)", "5"), (r"\gcd(12,18)", "6"),
+        (r"\cos 0", "1"), (r"\sin\frac{\pi}{4}", r"\frac{\sqrt2}{2}"), ("i^2", "-1"),
+        (r"\sqrt2\cdot\sqrt2", "2"), (r"\frac12+\frac13", r"\frac56"), ("0.5+0.25", "0.75"),
+        (r"50\%+25\%", "0.75"), (r"6\div2", "3"), ("6÷2", "3"), ("7.5/2.5", "3"),
+        (r"\begin{vmatrix}1&2\\3&4\end{vmatrix}", "-2"), ("(3+9-4, 2)", "(8,2)"), ("2, 3+5", "2, 8"),
+        ("(1+1,5)", "(2,5)"), ("x=1+1,y=2", "x=2,y=2"),
+        (r"\begin{pmatrix}1+1\\3\end{pmatrix}", r"\begin{pmatrix}2\\3\end{pmatrix}"), ("x-x", "0"),
+        ("-2^2", "-4"),
+    ],
+    "equations and inequalities to be solved": [
+        ("2x+1>5", r"(2,\infty)"), ("4x=20", "x=5"), ("4x=20", "5"), ("-x=-5", "x=5"),
+        ("x>2, x<5", r"\mathbb{R}"), ("x-5=0", "x=5"), ("x+1=6", "x=5"), ("x/5=1", "x=5"), ("5=2x-5", "x=5"),
+        ("x=2x-5", "x=5"), ("3x-2<7", "x<3"), ("-2x<-4", "x>2"), ("x>1+1", "x>2"), ("x^2<4", "(-2,2)"),
+        ("|x|<2", "(-2,2)"), (r"|x-1|\le2", "[-1,3]"), ("1<2x+1<5", "(0,2)"), ("2x>4,x<5", "(2,5)"),
+        (r"\{x|2x+1>5\}", r"(2,\infty)"), ("2x+1>5", r"x\in(2,\infty)"),
+        (r"1\le|z|\le 2", r"[-2,-1]\cup[1,2]"), ("x^2=4", "x=2,x=-2"), ("(x-2)(x-3)=0", r"\{2,3\}"),
+        ("x+y=3,x-y=1", "x=2,y=1"), ("2^x=8", "x=3"), (r"\sqrt{x}>2", r"(4,\infty)"),
+    ],
+    "both sides of zero": [
+        ("x", "|x|"), ("7-x", "|x-7|"), ("1", r"\frac{|x|}{x}"), ("x", r"\max(x,0)"),
+        (r"\arcsin(\sin x)", "x"), (r"\lceil x\rceil", r"\lfloor x\rfloor+1"), (r"\sqrt{x^2}", "x"),
+        (r"\sqrt{(x-3)^2}", "x-3"), (r"\sqrt{a^2-2ab+b^2}", "b-a"), (r"\sqrt{x^2y^2}", "xy"),
+        ("(x^2)^{3/2}", "x^3"), ("x^2", "x|x|"), ("|x-10000|", "10000-x"), (r"\min(x,5)", "x"),
+        (r"\max(x,1000)", "1000"), (r"\max(a,b)", "a"), (r"\max(x,y)", "y"), (r"\lfloor x\rfloor", "x-1/2"),
+        (r"\lfloor 2x\rfloor", r"2\lfloor x\rfloor"), (r"\lfloor x/1000\rfloor", "0"),
+        (r"\operatorname{sgn}(x)", "1"), (r"\arctan(\tan x)", "x"), ("|x+y|", "x+y"),
+        (r"|\sin x|", r"\sin x"), ("(-1)^n", "1"), ("1", r"\gcd(m,n)"), ("mn", r"\operatorname{lcm}(m,n)"),
+        (r"\sqrt{1-\sin^2x}", r"\cos x"), ("e^{|x|}", "e^x"),
+    ],
+    "powers of units": [
+        (r"5\text{ m}^2", r"5\text{ m}"), (r"5\text{ m}²", r"5\text{ m}"), (r"5\text{ m}", r"5\text{ m}^{2}"),
+        (r"5\text{ square meters}", r"5\text{ meters}"), (r"5\text{ cubic meters}", r"5\text{ m}^2"),
+        ("10 cm^2", "10 cm"), ("5 cm²", "5 cm"), (r"5\text{ sq ft}", r"5\text{ ft}"),
+        (r"5\text{ meters squared}", r"5\text{ meters}"), (r"5\ \mathrm{m}^2", r"5\ \mathrm{m}"),
+        (r"5\text{ m^2}", r"5\text{ m}"), (r"5\text{ m/s}", r"5\text{ m/s}^2"),
+        (r"5\text{ km per hour}", r"5\text{ km}"), (r"5\text{ s}^{-1}", r"5\text{ s}"),
+        ("20 square units", "20 units"),
+    ],
+    "markdown and quotes": [
+        ("**73**", "74"), ("*7*3", "73"), ("7**3", "73"), ('"73', "74"), ("f'", "f"),
+    ],
+    "decimals that repeat": [
+        (r"0.\overline{3}", "0.3"), ("0.(3)", "0"), ("0.(3)", "0.3"),
+        (r"0.\overline{34}", r"0.3\overline{4}"), (r"0.\overline{3}", r"0.\overline{4}"),
+    ],
+    "vectors and matrices": [
+        (r"\langle1,2\rangle", "(2,1)"), ("(1,2)^T", "(2,1)"),
+        (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}^T", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"),
+        (r"\begin{vmatrix}1&2\\3&4\end{vmatrix}", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"),
+        (r"\begin{vmatrix}1&2\\3&x\end{vmatrix}", "x+6"),
+    ],
+    "notation for bars, binomials, fractions, functions": [
+        (r"1\over2", "2"), (r"\nicefrac12", "2"), (r"{5\choose2}", r"\binom54"), (r"\lg 2", r"\ln 2"),
+        (r"\lvert x\rvert", "x"), (r"2 \pmod 5", r"2 \pmod 7"), (r"3 \pmod 5", "2"),
+        (r"1,3,\dots,n", r"1,2,\dots,n"), ("1,2,3,...", "1,2,3"), (r"1,2,\dots,n", "1,2,n"),
+        ("1:1:6", "1:2:3"), ("4th", "3"),
+    ],
+    "fonts, colours, spaces": [
+        (r"\textcolor{red}{5}", "6"), (r"\phantom{5}", "5"), (r"\hspace{5mm}", "5"),
+        (r"\boldsymbol{5}", "55"),
+    ],
+    "signs that are independent": [
+        (r"(\pm1,\pm2)", "(1,2)"), (r"(\pm1,\pm2)", "(1,2),(-1,2)"), (r"\pm2", "2"),
+        (r"(\pm1,\mp1)", "(1,1),(-1,-1)"),
+    ],
+    "spaces in thousands": [
+        ("1 2", "12"), ("1 00", "100"), ("1 0000", "10000"), ("2020 100", "2020100"), ("1, 000", "1000"),
+    ],
+    "unicode": [
+        ("５", "6"), ("½", "2"), ("2½", "1"), ("x⁴", "x^3"), ("x⁴", "4x"), ("5²", "52"), ("2⁻³", "8"),
+        ("x₂", "2x"), ("x₁", "x_2"), ("∅", "0"), ("٤٢", "42"), ("−5", "5"),
+    ],
+    "number and noun": [
+        (r"5\text{ or }6", "5"), (r"5\text{ and }6", "5"), (r"5\text{ million}", "5"), ("5 dozen", "5"),
+        (r"2\text{ to }3", "2"), (r"2\text{ to }3", "3:2"), (r"5\text{ less}", "5"), ("5 more", "5"),
+        ("5 or more", "5"), (r"5\text{ at least}", "5"), ("5 percent less", "5"), ("5 squared", "5"),
+        ("5 factorial", "5"), ("5 tenths", "5"), (r"5\text{ half}", "5"), ("5 pi", "5"), ("5x", "5"),
+        (r"5\text{ x}", "5"), (r"5\text{ apples}", "6"), (r"5\text{ apples}", r"5\text{ oranges}"),
+        (r"5\text{ apples}", r"5\text{ cm}"), ("5 apples and 3 oranges", "5"), ("5 apples 6", "5"),
+    ],
+    "phrases and choices": [
+        (r"\text{no solution}", "0"), ("no", r"\emptyset"), ("no solution", "x=0"), ("all real numbers", "0"),
+        (r"\text{all real numbers except }0", r"\mathbb{R}"), ("D", "C"), ("(D) 12", "C"), ("A, C", "C"),
+        ("C and D", "C"), ("C D", "C"), ("CD", "C"), ("not C", "C"), ("A) 1 B) 2 C) 3", "C"),
+        ("(C) 12 (D) 13", "C"), ("(C) 12", r"\text{(C) }13"),
+    ],
+}  # fmt: skip
+JUDGED = [
+    (*row, expected, kind)
+    for rows, expected in ((RIGHT, True), (WRONG, False))
+    for kind in rows
+    for row in rows[kind]
+]
 
 TOUCH = "__import__('pathlib').Path({canary!r}).touch()"
 HOSTILE = {
@@ -280,7 +545,7 @@ HOSTILE = {
     "text command": r"\text{" + TOUCH + "}",
     "lone surrogate": "42\ud800",
     "null byte": "42\x00",
-    "full-width digits": "４２",
+    "digits of another script": "٤٢",
     "nan": "nan",
     "infinity": "inf",
     "complex infinity": "zoo",
@@ -306,6 +571,12 @@ def test_answers_match(answer, truth, expected, why):
     assert answers_match(truth, answer) is expected, "equality is symmetric"
 
 
+@pytest.mark.parametrize("answer, truth, expected, kind", JUDGED)
+def test_kinds(answer, truth, expected, kind):
+    assert answers_match(answer, truth) is expected
+    assert answers_match(truth, truth), "a reference is its own answer"
+
+
 def test_no_string_reaches_a_parser_of_sympy(monkeypatch):
     """A comparison of a sympy object with a tuple once called sympify, which evaluates strings."""
     import sympy.parsing.sympy_parser as sympy_parser
@@ -318,7 +589,7 @@ def test_no_string_reaches_a_parser_of_sympy(monkeypatch):
         raise AssertionError(f"parsed {args[0]!r}")
 
     monkeypatch.setattr(sympy_parser, "parse_expr", refuse)
-    for answer, truth, expected, _ in ROWS:
+    for answer, truth, expected, _ in ROWS + JUDGED:
         assert answers_match(answer, truth) is expected
     assert reached == []
 
@@ -336,7 +607,18 @@ def test_no_string_reaches_a_parser_of_sympy(monkeypatch):
         (r"$\boxed 7$", "7"),
         (r"\boxed {7}", "7"),
         (r"\boxed{}", ""),
+        (r"\boxed{73}, as \boxed{} wants it", "73"),
+        (r"\boxed{73}, as \boxed{...} wants it", "73"),
+        (r"\boxed{73} in a \boxed", "73"),
+        (r"\boxed{73} in \boxed{\text{your answer}} or \boxed{\,{}~}", "73"),
+        (r"\boxed{73}, or \boxed{\{\}}", r"\{\}"),
+        (r"\boxed{73}, in \boxed form.", "73"),
+        (r"\boxed{x}, not \boxed 3x", "3x"),
+        (r"\boxed{\boxed{7}}", "7"),
+        (r"\boxed{\emptyset}", r"\emptyset"),
         (r"\boxed{1} and \boxed{2", None),
+        (r"\boxed{}" * 20_000, ""),
+        (r"\boxed{1}, " * 20_000, "1"),
         ("no box", None),
         ("", None),
         (r"\boxed", None),
@@ -375,8 +657,47 @@ def test_verify():
     assert verify("7", ("7",), "boxed") == (False, False, False)
     assert verify(r"</think> <answer>7</answer>", ("7",), "answer_tag") == (True, True, False)
     assert verify(r"</think> <answer>It is \boxed{7}.</answer>", ("7",), "answer_tag").correct
+    assert verify("</think> <answer></answer>", ("7",), "answer_tag") == (True, False, False)
+    assert verify(r"</think> <answer>**7**</answer>", ("7",), "answer_tag").correct
+    assert verify(r"</think> <answer>\boxed{2} and \boxed{3}</answer>", ("2,3",), "answer_tag").correct
     assert not verify(r"\boxed{7} </think> <answer>8</answer>", ("7",), "answer_tag").correct
     assert not verify(r"\boxed{7}", ("7",), "answer_tag").formatted
+
+
+@pytest.mark.parametrize(
+    "response, truth, expected",
+    [
+        (r"\boxed{2} and \boxed{3}", "2, 3", True),
+        (r"$\boxed{2}$ and $\boxed{3}$.", "3,2", True),
+        (r"\boxed{2}, \boxed{3}, and \boxed{5}", "2,3,5", True),
+        (r"\(\boxed{2}\) or \(\boxed{3}\)", r"2 \text{ or } 3", True),
+        (r"\boxed{2}\text{ and }\boxed{3}", "2,3", True),
+        (r"\boxed{x=2}, \boxed{x=3}", "x=3, x=2", True),
+        (r"\boxed{7} is wrong. So \boxed{2} and \boxed{3}", "2,3", True),
+        ("\\boxed{2,3}\n\n\\boxed{2,3}", "2,3", True),  # said again
+        (r"\boxed{2} and \boxed{3}", "3", True),  # the last box, as graders label it
+        (r"\boxed{2} and \boxed{3}", "2", False),
+        (r"\boxed{1}, \boxed{2} and \boxed{3}", "2,3", False),  # no list of guesses
+        (r"\boxed{2} and \boxed{3}", "2,3,4", False),
+        (r"\boxed{10} and then \boxed{42}", "10,42", False),
+        (r"\boxed{5} and \boxed{1,000}", "1,000", True),
+        (r"\boxed{8} and \boxed{(1,2)}", "(1,2)", True),
+    ],
+)
+def test_several_boxes(response, truth, expected, pool):
+    assert verify(response, (truth,), "boxed").correct is expected
+    assert pool.verify_all([response], [(truth,)], "boxed")[0].correct is expected
+
+
+def test_the_arithmetic_task_is_not_answered_by_its_question():
+    for problem in arithmetic_problems(count=40, seed=3):
+        question = problem.question.removeprefix("What is ").removesuffix("?")
+        (truth,) = problem.answers
+        wrong = [question, f"{question} = ?", f"({question})", f"x = {question}", f"\\text{{{question}}}"]
+        wrong += [question.replace(" ", ""), question.replace("-", "−"), f"**{question}**", f"{{{question}}}"]
+        wrong += [f"{question} + 0", f"\\frac{{{question}}}{{1}}", f"{question} apples", problem.question]
+        assert [answer for answer in wrong if answers_match(answer, truth)] == []
+        assert answers_match(f"{question} = {truth}", truth) and answers_match(truth, truth)
 
 
 LATEX = st.text(alphabet="0123456789.,+-*/^_=<>()[]{}|!%& \\xyefi", max_size=30)
@@ -388,7 +709,7 @@ PIECES += [*"12^_=<,;+-|!%{}()[]"]
 @given(LATEX | st.lists(st.sampled_from(PIECES), max_size=14).map(" ".join), LATEX)
 def test_never_raises_and_equals_itself(text, other):
     assert answers_match(text, text) is (normalize(text) != "")
-    assert answers_match(text, other) is answers_match(other, text)
+    assert answers_match(text, other) in (True, False)
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
@@ -503,6 +824,8 @@ def test_pool_keeps_order_and_accepts_any_reference():
         verdicts = pool.verify_all(responses, answers, "boxed")
         assert [verdict.correct for verdict in verdicts] == [bool(i % 3) for i in range(50)]
         assert pool.verify_all([], [], "boxed") == []
+        empty = "</think> <answer></answer>"
+        assert pool.verify_all([empty], [("7",)], "answer_tag") == [(True, False, False)]
         assert [v.correct for v in pool.verify_all(["", r"\boxed{7}"], [("7",)] * 2, "boxed")] == [
             False,
             True,
