@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from transformers import HfArgumentParser
 
 from learner import check_model, compute_dtype, empty_model
@@ -241,7 +242,7 @@ def check(c: Config, world_size: int) -> None:
     heads = model.config.num_attention_heads
     if heads % c.tensor_parallel:
         raise ValueError(f"tensor_parallel {c.tensor_parallel} does not divide {heads} attention heads")
-    if not c.dry_run:
+    if PartialState().is_main_process and not c.dry_run:  # what other ranks see may differ a little
         here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         check_memory(c, model, engine_share(c), gpu_bytes(), compute_dtype(), world_size, here)
         check_disk(c, model, Path(c.output_dir or "runs"))

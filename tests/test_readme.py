@@ -42,7 +42,7 @@ def test_links_lead_somewhere():
 
 def test_flags_that_readme_names_are_flags():
     known = {"num_processes", "num_machines", "machine_rank", "main_process_ip", "main_process_port"}
-    known |= {"multi_gpu", "num_cpu_threads_per_process"}  # accelerate's
+    known |= {"multi_gpu", "num_cpu_threads_per_process", "max_restarts"}  # accelerate's
     known |= Config.__dataclass_fields__.keys() | EvalConfig.__dataclass_fields__.keys()
     for script in [*ROOT.glob("figures/*.py"), *ROOT.glob("benchmarks/*.py")]:
         known |= set(re.findall(r'"--(\w+)"', script.read_text()))

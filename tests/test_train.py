@@ -187,6 +187,23 @@ def test_bad_input(flags, message, checkpoint, monkeypatch, capsys):
     assert len(error) == 1 or error[0].startswith("usage: train.py [--recipe NAME]")
 
 
+def test_a_start_that_failed_does_not_block_the_next(checkpoint, monkeypatch, tmp_path):
+    flags = f"--recipe tiny --model {checkpoint} --eval_limit 1 --output_dir {tmp_path}/run".split()
+    monkeypatch.setattr(sys, "argv", ["train.py", *flags])
+
+    def fail(*_):
+        raise RuntimeError("the engine did not start")
+
+    monkeypatch.setattr(train, "train", fail)
+    with pytest.raises(RuntimeError):
+        train.main()
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"lock", "config.json"}
+    check(parse_config(flags), 1)
+    (tmp_path / "run" / "metrics.jsonl").write_text("{}\n")  # now there is something to lose
+    with pytest.raises(ValueError, match="holds another run"):
+        check(parse_config(flags), 1)
+
+
 @pytest.mark.parametrize("name,value", [("prompts_per_step", 30), ("minibatch_size", 66)])
 def test_ranks_must_share_evenly(name, value, checkpoint):
     c = parse_config(["--recipe", "tiny", "--model", checkpoint, f"--{name}", str(value)])
