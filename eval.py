@@ -33,12 +33,12 @@ from typing import Any, NamedTuple
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from transformers import AutoTokenizer, HfArgumentParser
+from transformers import HfArgumentParser
 
 import judge
 import served
 from data import Problem, load_problems, reference_warnings
-from learner import check_model, compute_dtype, start_accelerator
+from learner import check_model, compute_dtype, encode, load_tokenizer, read_config, start_accelerator
 from report import Record, analyse, by_group, markdown, read_records, summarize
 from report import pass_at_k as pass_at_k  # for those who import it from here
 from served import Response, Server, ServerError
@@ -249,11 +249,11 @@ def prepare(c: EvalConfig) -> Plan:
         apply_template(t, problem.question) for t in templates for ps in sets.values() for problem in ps
     ]
     if c.base_url:  # the server knows its context
-        tokenizer = AutoTokenizer.from_pretrained(c.tokenizer) if c.tokenizer else None
+        tokenizer = load_tokenizer(c.tokenizer) if c.tokenizer else None
         return Plan(sets, templates, temperatures, tokenizer, c.max_response_tokens or 3000, 0)
     context = check_model(c.model)
-    tokenizer = AutoTokenizer.from_pretrained(c.model)
-    lengths = [len(ids) for ids in tokenizer(prompts)["input_ids"]]
+    tokenizer = load_tokenizer(c.model)
+    lengths = [len(ids) for ids in encode(tokenizer, prompts, read_config(c.model).vocab_size)]
     if max(lengths) >= context:
         raise ValueError(
             f"the longest prompt has {max(lengths)} tokens, and the model's context is {context}"

@@ -138,7 +138,8 @@ def engine_memory(c, model: nn.Module, dtype: torch.dtype = torch.bfloat16) -> t
     """(weights, keys and values of one full-length response) on each GPU of an engine, in bytes."""
     config = model.config
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    kv_heads = max(1, config.num_key_value_heads // c.tensor_parallel)
+    all_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    kv_heads = max(1, all_heads // c.tensor_parallel)
     per_token = 2 * dtype.itemsize * config.num_hidden_layers * kv_heads * head_dim
     weights = dtype.itemsize * sum(p.numel() for p in model.parameters()) / c.tensor_parallel
     return weights, per_token * (c.max_prompt_tokens + c.max_response_tokens)

@@ -20,8 +20,6 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 from transformers import (
-    AutoConfig,
-    AutoTokenizer,
     HfArgumentParser,
     PreTrainedTokenizerFast,
     Qwen2Config,
@@ -42,7 +40,9 @@ from learner import (
     autocast,
     check_model,
     load_policy,
+    load_tokenizer,
     prepare_policy,
+    read_config,
     save_model,
     start_accelerator,
 )
@@ -288,7 +288,7 @@ def read_texts(source: str, question_column: str | None, answer_column: str | No
 def continue_pretraining(config: PretrainConfig, accelerator: Accelerator) -> None:
     """Sec. 3.4: next-token training of an existing model on concatenated question-answer text."""
     pairs = read_texts(config.data, config.question_column, config.answer_column)
-    tokenizer = AutoTokenizer.from_pretrained(config.model)
+    tokenizer = load_tokenizer(config.model)
     ids, is_target = pack(pairs, tokenizer, config.row_tokens, learn_questions=True)
     policy = load_policy(config.model, accelerator.device, gradient_checkpointing=True)
     loss = train_next_token(
@@ -301,7 +301,7 @@ def continue_pretraining(config: PretrainConfig, accelerator: Accelerator) -> No
         seed=config.seed,
         accelerator=accelerator,
     )
-    save_model(policy, tokenizer, config.output_dir, AutoConfig.from_pretrained(config.model).dtype)
+    save_model(policy, tokenizer, config.output_dir, read_config(config.model).dtype)
     accelerator.print(
         f"{config.output_dir}: trained on {len(ids):,} rows, final loss {loss:.3f} nats a token"
     )

@@ -98,6 +98,7 @@ class Sampler:
 
         self._sampling_params, self._dtype = SamplingParams, dtype
         self._tensor_parallel, self._max_model_len = tensor_parallel, max_model_len
+        several = dist.is_initialized() and dist.get_world_size() > 1
         # Started once: vLLM ends an engine by destroying the process group, which is the learner's too.
         self._llm = LLM(
             model=model,
@@ -111,7 +112,7 @@ class Sampler:
             use_tqdm_on_load=False,
             tensor_parallel_size=tensor_parallel,
             # Under a launcher the ranks are the engines' workers too, beside the learner's process group.
-            distributed_executor_backend="external_launcher" if dist.is_initialized() else None,
+            distributed_executor_backend="external_launcher" if several else None,
             **(
                 {"gpu_memory_utilization": memory}
                 if on_gpu

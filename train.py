@@ -32,7 +32,6 @@ os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list, gather_object
-from transformers import AutoConfig, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from checkpoint import code_version, load_checkpoint, lock, save_checkpoint
@@ -46,7 +45,10 @@ from learner import (
     check_model,
     checkpoint_weights,
     compute_dtype,
+    encode,
     load_policy,
+    load_tokenizer,
+    read_config,
     reshard,
     save_model,
     start_accelerator,
@@ -85,11 +87,14 @@ def encode_questions(
     if too few problems are left, or if an evaluation prompt leaves no room at all.
     """
 
-    def encode(some: list[Problem]) -> list[list[int]]:
-        return tokenizer([apply_template(c.template, problem.question) for problem in some])["input_ids"]
+    context, vocab_size = check_model(c.model), read_config(c.model).vocab_size
 
-    context = check_model(c.model)
-    pairs = list(zip(problems, encode(problems), strict=True))
+    def prompts(some: list[Problem]) -> list[list[int]]:
+        return encode(
+            tokenizer, [apply_template(c.template, problem.question) for problem in some], vocab_size
+        )
+
+    pairs = list(zip(problems, prompts(problems), strict=True))
     longest = min(c.max_prompt_tokens, context - 1)
     kept = [(problem, ids) for problem, ids in pairs if len(ids) <= longest]
     limit = f"max_prompt_tokens {c.max_prompt_tokens}"
@@ -103,7 +108,7 @@ def encode_questions(
     say = PartialState().print
     if len(kept) < len(pairs):
         say(f"{len(pairs) - len(kept)} of {len(pairs)} questions are left out: over {limit}")
-    lengths = {name: [len(ids) for ids in encode(some)] for name, some in eval_sets.items()}
+    lengths = {name: [len(ids) for ids in prompts(some)] for name, some in eval_sets.items()}
     for name, of_set in lengths.items():
         if max(of_set) >= context:
             raise ValueError(
@@ -328,7 +333,7 @@ def train(
             saved_at = saved_at if try_again else step + 1
 
     if stop.received in (0, signal.SIGINT):  # whoever takes the machine away does not wait for it
-        save_model(policy, tokenizer, folder / "model", AutoConfig.from_pretrained(c.model).dtype)
+        save_model(policy, tokenizer, folder / "model", read_config(c.model).dtype)
         log.say(f"the trained model is in {folder / 'model'}")
     verifier.close()
 
@@ -373,7 +378,7 @@ def prepare(c: Config, accelerator: Accelerator) -> tuple | None:
             return None
         accelerator.print(f"The tiny base model is made first, once, in {TINY_BASE}")
         make_tiny_base(TINY_BASE, accelerator, seed=c.seed)
-    tokenizer = AutoTokenizer.from_pretrained(c.model)
+    tokenizer = load_tokenizer(c.model)
     problems, prompts, max_model_len = encode_questions(c, tokenizer, problems, eval_sets)
     if not to_be_made:
         accelerator.print(describe(c, accelerator.num_processes, len(problems)))

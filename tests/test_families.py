@@ -1,0 +1,153 @@
+"""Architectures: each is learned and handed over exactly, or refused in one sentence before weights load.
+
+The weights are sharp and moved after the engine's start: a random model of usual size answers nearly
+uniformly, so that even a layer that never arrived would hardly show.
+"""
+
+import gc
+import json
+import shutil
+
+import pytest
+import torch
+import transformers
+from conftest import make_rollout
+from transformers import AutoModelForCausalLM
+
+import learner
+from learner import check_model, checkpoint_weights, empty_model, encode, load_policy, load_tokenizer
+from rollout import Sampler, collate
+
+CPU = torch.device("cpu")
+SMALL = dict(
+    vocab_size=320, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2,
+    num_key_value_heads=1, max_position_embeddings=256, initializer_range=0.3, bos_token_id=None,
+    eos_token_id=0, pad_token_id=0,
+)  # fmt: skip
+EXACT = {
+    "Llama": dict(tie_word_embeddings=False),
+    "Mistral": dict(sliding_window=None),
+    "Qwen2": dict(tie_word_embeddings=True),
+    "Qwen3": dict(head_dim=32, tie_word_embeddings=True),
+    "Qwen3-untied": dict(head_dim=32, tie_word_embeddings=False),
+    "Gemma3Text": dict(head_dim=32, query_pre_attn_scalar=32, sliding_window=64),
+    "Phi3": {},
+    "Olmo2": {},
+    "SmolLM3": {},
+    "Granite": dict(logits_scaling=8.0, embedding_multiplier=3.0, residual_multiplier=0.5),
+    "Cohere": dict(logit_scale=0.25),
+    "GPTNeoX": {},
+}
+
+
+def config_of(family: str, **more):
+    kind = getattr(transformers, family.removesuffix("-untied") + "Config")
+    return kind(**SMALL | more)
+
+
+def save(family: str, folder, tokenizer, **more) -> str:
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config_of(family, **more)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(autouse=True)
+def float32(monkeypatch):
+    monkeypatch.setattr(learner, "compute_dtype", lambda: torch.float32)
+
+
+PROBE = make_rollout(list(range(20, 50)), list(range(60, 90)))
+
+
+def learner_logprobs(policy) -> torch.Tensor:
+    batch = collate([PROBE])
+    with torch.no_grad():
+        return policy(batch.input_ids, batch.labels, batch.response_mask)[0][batch.response_mask]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="float32 comparisons, written for the CPU build")
+@pytest.mark.parametrize("family", EXACT)
+def test_a_family_is_learned_and_handed_over_exactly(family, tokenizer, tmp_path):
+    path = save(family, tmp_path, tokenizer, **EXACT[family])
+    assert check_model(path) == 256
+    empty_model(path)
+    policy = load_policy(path, CPU)
+    sampler = Sampler(path, max_model_len=128, dtype=torch.float32, memory=0.05)
+    try:
+        with torch.no_grad():
+            for parameter in policy.parameters():
+                parameter.mul_(1.2).add_(0.05 * torch.randn_like(parameter))
+        logprobs = learner_logprobs(policy)
+        # The textbook: the model's own logits.
+        ids = torch.tensor([PROBE.prompt_ids + PROBE.response_ids])
+        with torch.no_grad():
+            own = policy.model(input_ids=ids).logits[0, 29:-1].log_softmax(-1)
+        own = own.gather(1, torch.tensor(PROBE.response_ids)[:, None])[:, 0]
+        torch.testing.assert_close(logprobs, own, atol=1e-4, rtol=1e-5)
+        before = torch.tensor(sampler.logprobs(PROBE))
+        sampler.load_weights(checkpoint_weights(policy))
+        after = torch.tensor(sampler.logprobs(PROBE))
+        torch.testing.assert_close(after, logprobs, atol=1e-3, rtol=1e-4)  # two implementations
+        assert (before - after).abs().max() > 0.1
+    finally:
+        del sampler  # an engine that ends takes the process group with it, so before the next one starts
+        gc.collect()
+
+
+@pytest.mark.parametrize(
+    "family,more,message",
+    [
+        (
+            "Qwen3Moe",
+            dict(num_experts=4, moe_intermediate_size=32),
+            "Qwen3MoeForCausalLM packs several matric",
+        ),
+        ("Mixtral", dict(num_local_experts=4), "MixtralForCausalLM packs several matrices into one tensor"),
+        ("Gemma2", {}, "Gemma2ForCausalLM does more to its logits than to scale them"),
+        ("Phi", {}, "PhiForCausalLM has a head with a bias"),
+        ("GPT2", {}, "GPT2LMHeadModel has no decoder layers in base_model.layers"),
+        ("Mamba", None, "is a mamba, which states no max_position_embeddings"),
+        ("T5", {}, "is a t5, and only models of text alone can be trained"),
+        ("Gemma3", None, "is a gemma3, and only models of text alone can be trained"),
+        ("Llama", dict(quantization_config={"quant_method": "awq", "bits": 4}), "is quantized: take"),
+        ("Llama", dict(auto_map={"AutoConfig": "evil.Evil"}, model_type="evil"), "cannot be read: "),
+        ("Llama", dict(model_type="unheard_of"), "cannot be read: The checkpoint you are trying to load has"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_in_one_sentence(family, more, message, tmp_path, monkeypatch):
+    """Also without a question on stdin, which transformers asks before it runs a checkpoint's own code."""
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question on stdin"))
+    config = config_of(family) if more is not None else getattr(transformers, f"{family}Config")()
+    written = config.to_dict() | (more or {})
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    with pytest.raises(ValueError) as refused:
+        check_model(str(tmp_path))
+        empty_model(str(tmp_path))
+    assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_an_adapter_is_named_as_such(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"is an adapter \(LoRA\): merge it into its base model first"):
+        check_model(str(tmp_path))
+
+
+def test_a_checkpoint_needs_its_tokenizer(tokenizer, tmp_path):
+    path = save("Qwen2", tmp_path / "whole", tokenizer)
+    assert load_tokenizer(path).encode("1+1") == tokenizer.encode("1+1")
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(f"{path}/{name}", bare)
+    with pytest.raises(ValueError, match="tokenizer"):
+        load_tokenizer(str(bare))
+
+
+def test_a_token_beyond_the_embedding_is_named(tokenizer):
+    ids = tokenizer.encode("1+1")
+    assert encode(tokenizer, ["1+1", "1"], max(ids) + 1) == [ids, tokenizer.encode("1")]
+    assert encode(tokenizer, [], 1) == []
+    with pytest.raises(ValueError, match=f"is number {max(ids)}, and the model knows {max(ids)}: not its"):
+        encode(tokenizer, ["1+1"], max(ids))
