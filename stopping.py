@@ -23,9 +23,10 @@ class StopSignal:
 
     def __init__(self):
         self.received, self.sampling = 0, False
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP, and means it
-                signal.signal(number, self)
+        signal.signal(signal.SIGINT, self)
+        signal.signal(signal.SIGTERM, self)
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup has it ignored, and means it
+            signal.signal(signal.SIGHUP, self)
 
     def __call__(self, signum, frame):
         if self.received and signum == signal.SIGINT:
