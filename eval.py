@@ -64,10 +64,12 @@ def evaluate(
     max_response_tokens: int,
     seed: int = 0,
     progress: bool = False,
+    top_p: float = 1.0,
+    stop: Sequence[str] = (),
 ) -> tuple[dict[str, float | None], list[Record]]:
     """Sample n responses a problem and verify them -> metrics, and one record a response, problem-major.
 
-    Ranks share the problems out and each returns the whole.
+    Ranks share the problems out and each returns the whole. `stop` is added to the template's stop strings.
     """
     state = PartialState()
     mine = range(state.process_index, len(problems), state.num_processes)
@@ -80,10 +82,11 @@ def evaluate(
             n,
             temperature,
             max_response_tokens,
-            TEMPLATES[template].stop,
+            (*TEMPLATES[template].stop, *stop),
             seed=seed + state.process_index + start // at_once * state.num_processes,
             progress=progress,
             logprobs=False,
+            top_p=top_p,
         )
         responses += [Response(r.text, len(r.response_ids), r.truncated) for r in rollouts]
     records = grade(verifier, problems, mine, responses, template)
@@ -176,6 +179,8 @@ class EvalConfig:
     template: str = flag("none", "one or several with commas: " + ", ".join(TEMPLATES))
     n: int = flag(1, "responses a question, one where the temperature is 0")
     temperature: str = flag("0", "one or several with commas; 0 is greedy")
+    top_p: float = flag(1.0, "sample from the likeliest tokens that hold this probability; 1: from all")
+    stop: list[str] = field(default_factory=list, metadata={"help": "strings that end a response too"})
     max_response_tokens: int | None = flag(None, "default: 3000; the context may end a response before")
     limit: int | None = flag(None, "first questions of each set only")
     memory: float | None = flag(None, "GPU: share of its memory; CPU: GiB of KV cache")
@@ -212,9 +217,11 @@ def check(c: EvalConfig, num_ranks: int) -> None:
     for name, needed in (("tokenizer", "base_url"), ("judge_url", "judge_model")):
         if getattr(c, name) and not getattr(c, needed):
             raise ValueError(f"{name} {getattr(c, name)} is used with {needed} only: set that too")
-    for name in ("n", "concurrency", "request_timeout", "max_response_tokens", "memory"):
+    for name in ("n", "concurrency", "request_timeout", "max_response_tokens", "memory", "top_p"):
         if getattr(c, name) is not None and not getattr(c, name) > 0:
             raise ValueError(f"{name} is {getattr(c, name)}, and must be above 0")
+    if c.top_p > 1:
+        raise ValueError(f"top_p is {c.top_p}, and must be at most 1")
     if c.seed < 0:
         raise ValueError(f"seed is {c.seed}, and must be 0 or more")
     if c.judge_model and not c.judge_url and not os.environ.get("OPENAI_API_KEY"):
@@ -244,6 +251,8 @@ def prepare(c: EvalConfig) -> Plan:
         )
     if c.n > 1 and not any(temperatures):
         raise ValueError(f"n {c.n} at temperature 0: several samples need a temperature above 0")
+    if c.top_p < 1 and not any(temperatures):
+        raise ValueError(f"top_p {c.top_p} at temperature 0 changes nothing: set a temperature above 0")
     sets = {name: load_problems(name, "test", data_dir=c.data_dir, limit=c.limit) for name in c.data}
     prompts = [
         apply_template(t, problem.question) for t in templates for ps in sets.values() for problem in ps
@@ -280,6 +289,7 @@ def local_source(c: EvalConfig, plan: Plan) -> Callable[..., list[Record]]:
     )
     progress = PartialState().is_main_process and sys.stderr.isatty()
     settings = dict(max_response_tokens=plan.budget, seed=c.seed, progress=progress)
+    settings |= dict(top_p=c.top_p, stop=c.stop)
 
     def source(verifier: VerifierPool, problems: list[Problem], **which) -> list[Record]:
         return evaluate(sampler, plan.tokenizer, verifier, problems, **settings, **which)[1]
@@ -307,8 +317,8 @@ def served_source(c: EvalConfig, plan: Plan, file: Path) -> Callable[..., list[R
     def source(verifier, problems, *, template: str, n: int, temperature: float) -> list[Record]:
         prompts = [apply_template(template, problem.question) for problem in problems]
         prompts = [plan.tokenizer.encode(prompt) for prompt in prompts] if plan.tokenizer else prompts
-        stop, budget = TEMPLATES[template].stop, plan.budget
-        responses = served.sample(server, c.model, prompts, n, temperature, budget, stop, c.seed, file=file)
+        asked = (n, temperature, plan.budget, (*TEMPLATES[template].stop, *c.stop), c.seed)
+        responses = served.sample(server, c.model, prompts, *asked, top_p=c.top_p, file=file)
         return grade(verifier, problems, range(len(problems)), responses, template)
 
     return source
