@@ -33,10 +33,11 @@ from typing import Any, NamedTuple
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from transformers import AutoTokenizer, HfArgumentParser
+from transformers import AutoTokenizer
 
 import judge
 import served
+from cli import Flags, above_zero, one_sentence, try_hub
 from data import Problem, load_problems, reference_warnings
 from learner import check_model, compute_dtype, start_accelerator
 from report import Record, analyse, by_group, markdown, read_records, summarize
@@ -217,9 +218,7 @@ def check(c: EvalConfig, num_ranks: int) -> None:
     for name, needed in (("tokenizer", "base_url"), ("judge_url", "judge_model")):
         if getattr(c, name) and not getattr(c, needed):
             raise ValueError(f"{name} {getattr(c, name)} is used with {needed} only: set that too")
-    for name in ("n", "concurrency", "request_timeout", "max_response_tokens", "memory", "top_p"):
-        if getattr(c, name) is not None and not getattr(c, name) > 0:
-            raise ValueError(f"{name} is {getattr(c, name)}, and must be above 0")
+    above_zero(c, ["n", "concurrency", "request_timeout", "max_response_tokens", "limit", "memory", "top_p"])
     if c.top_p > 1:
         raise ValueError(f"top_p is {c.top_p}, and must be at most 1")
     if c.seed < 0:
@@ -369,21 +368,19 @@ def write_report(c: EvalConfig, plan: Plan, folder: Path) -> None:
 
 
 def main() -> None:
-    parser = HfArgumentParser(EvalConfig, usage="eval.py --model MODEL [--flag value ...]   (-h: all flags)")
-    (c,) = parser.parse_args_into_dataclasses()
-    state = start_accelerator().state
-    folder = Path(c.output_dir or f"runs/eval-{time.strftime('%Y%m%d-%H%M%S')}")
-    try:
+    with one_sentence("eval.py"):
+        usage = "eval.py --model MODEL [--flag value ...]   (-h lists all flags)"
+        c = Flags(EvalConfig, usage).read(sys.argv[1:])
+        state = start_accelerator().state
+        folder = Path(c.output_dir or f"runs/eval-{time.strftime('%Y%m%d-%H%M%S')}")
         check(c, state.num_processes)
+        try_hub([*c.data, c.tokenizer or "", "" if c.base_url else c.model])
         plan = prepare(c)
         for line in reference_warnings(plan.sets):
             state.print(line)
         if state.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
         plan = try_server(c, plan, folder / "served.jsonl") if c.base_url else plan
-    except (ValueError, OSError, ServerError) as error:
-        print(f"eval.py: {error}", file=sys.stderr)
-        sys.exit(2)
     again = "the same flags"
     try:
         with VerifierPool(num_workers=max(1, (os.cpu_count() or 1) // state.num_processes)) as verifier:
