@@ -3,6 +3,7 @@
     python eval.py --model runs/mine/model --data arithmetic                             greedy
     python eval.py --model M --data aime amc --template none,r1,qwen_math,four_shot      Table 1
     python eval.py --model M --data math500 --n 8 --temperature 0.2,0.6,1.0              Fig. 3, middle
+    python eval.py --model M --data aime --n 64 --temperature 0.6 --top_p 0.95           avg, pass and maj@64
     python eval.py --model NAME --base_url http://host:8000/v1 --data aime               a served model
     python eval.py --regrade runs/eval/responses.jsonl --judge_model gpt-4o-mini         Fig. 3 and 15
 
@@ -218,6 +219,9 @@ def check(c: EvalConfig, num_ranks: int) -> None:
     for name, needed in (("tokenizer", "base_url"), ("judge_url", "judge_model")):
         if getattr(c, name) and not getattr(c, needed):
             raise ValueError(f"{name} {getattr(c, name)} is used with {needed} only: set that too")
+    for name in ("base_url", "judge_url"):
+        if getattr(c, name) and not getattr(c, name).startswith(("http://", "https://")):
+            raise ValueError(f"{name} {getattr(c, name)} should begin with http:// or https://")
     above_zero(c, ["n", "concurrency", "request_timeout", "max_response_tokens", "limit", "memory", "top_p"])
     if c.top_p > 1:
         raise ValueError(f"top_p is {c.top_p}, and must be at most 1")

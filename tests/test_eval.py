@@ -259,6 +259,8 @@ def test_a_served_model_gets_the_same_report_and_is_resumed(checkpoint, tmp_path
         (["--max_new_tokens", "9"], "--max_new_tokens is no flag: did you mean --max_response_tokens?"),
         (["--data", "a", "--data", "b"], "give it once, with all sets behind it"),
         (["--stop", ""], "--stop is empty: give it a value, or leave it out"),
+        (["--base_url", "host:8000/v1"], "base_url host:8000/v1 should begin with http:// or https://"),
+        (["--judge_model", "j", "--judge_url", "host/v1"], "judge_url host/v1 should begin with http"),
         (["--n", "many"], "--n: invalid int value: 'many'"),
         (["--max_response_tokens", "0"], "max_response_tokens is 0"),
         (["--seed", "-1"], "seed is -1"),

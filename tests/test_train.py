@@ -68,6 +68,16 @@ def test_resume_goes_on_with_the_settings_of_the_run(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(vars(saved) | {"versions": {}}))
     c = parse_config(["--output_dir", str(tmp_path), "--resume", "--num_steps", "7"])
     assert (c.algo, c.lr, c.num_steps, c.resume) == ("grpo", 3e-5, 7, True)
+    (tmp_path / "config.json").write_text('{"algo": "gr')
+    with pytest.raises(ValueError, match="^resume: .*/config.json cannot be read: "):
+        parse_config(["--output_dir", str(tmp_path), "--resume"])
+
+
+def test_resume_finds_the_run_below_the_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps({"lr": 3e-5}))
+    c = parse_config(["--output_dir", "~", "--resume"])
+    assert (c.lr, c.output_dir) == (3e-5, str(tmp_path))
 
 
 def test_an_epoch_asks_every_question_once_and_in_a_new_order():
