@@ -1,6 +1,5 @@
 """The settings of train.py: flags, the paper's recipes, what cannot work, and what a run would need."""
 
-import importlib.util
 import json
 import os
 from collections.abc import Sequence
@@ -9,8 +8,9 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from transformers import HfArgumentParser
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
+from cli import Flags, above_zero
 from learner import check_model, compute_dtype, empty_model
 from loss import ALGOS
 from memory import GB, MACHINES, check_disk, check_memory, memory_table
@@ -115,9 +115,9 @@ class Config:
     attn_implementation: str = flag("sdpa", "attention of transformers: sdpa, eager, flash_attention_2")
 
     eval_data: list[str] = flag(BENCHMARKS, "sets to evaluate on, greedily")
-    eval_every: int = flag(16, "steps between evaluations; also before the first and after the last step")
+    eval_every: int = flag(16, "steps between evaluations; also at the start and the end. 0: none at all")
     eval_limit: int | None = flag(None, "first questions of each evaluation set only")
-    save_every: int = flag(16, "steps between checkpoints")
+    save_every: int = flag(16, "steps between checkpoints; there is one after the last step too")
     keep_checkpoints: int = flag(2, "newest checkpoints to keep; the most accurate one stays too")
     seed: int = flag(0, "of questions, sampling, shuffling and the tiny base")
     resume: bool = flag(False, "go on with the run in --output_dir from its newest checkpoint")
@@ -125,13 +125,20 @@ class Config:
     dry_run: bool = flag(False, "print the settings, the batch arithmetic and the memory needed, and stop")
     engine_memory: float | None = flag(None, "vLLM's share of a GPU (0.6), or GiB of KV cache on CPU (1)")
     tensor_parallel: int = flag(1, "ranks that share one vLLM engine, for models too large for one GPU")
-    report_to: str = flag("none", "a tracker of accelerate: tensorboard, wandb, ...")
+    report_to: str = flag("none", "a tracker of accelerate", choices=["none", *LOGGER_TYPE_TO_CLASS])
+
+
+NOT_THE_POLICY = (
+    "training samples from the policy itself: where sampling leaves tokens out or moves them, the ratio of "
+    "Eq. 2 is biased; set --temperature, or evaluate with eval.py --top_p"
+)
+REFUSED = dict.fromkeys(["top_p", "top_k", "min_p", "repetition_penalty"], NOT_THE_POLICY)
 
 
 def parse_config(args: Sequence[str]) -> Config:
     """Flags over the recipe over the defaults; with --resume, flags over the settings of the run itself."""
     usage = "train.py [--recipe NAME] [--algo NAME] [--flag value ...]   (-h lists all flags)"
-    parser = HfArgumentParser(Config, usage=usage)
+    parser = Flags(Config, usage)
     ranks = int(os.environ.get("WORLD_SIZE", 1))
     parser.set_defaults(recipe=default_recipe(ranks, (gpu_bytes() or 0) / GB))
     named, _ = parser.parse_known_args(args)
@@ -142,14 +149,16 @@ def parse_config(args: Sequence[str]) -> Config:
         saved = saved_settings(named.output_dir)
         kept = [name for name in vars(Config()) if name in saved and name not in OF_ONE_CALL]
         parser.set_defaults(**{name: saved[name] for name in kept})
-    (config,) = parser.parse_args_into_dataclasses(args)
-    return config
+    return parser.read(args, REFUSED)
 
 
 def saved_settings(output_dir: str) -> dict:
     """config.json of a run, {} where there is none yet."""
-    file = Path(output_dir) / "config.json"
-    return json.loads(file.read_text()) if file.exists() else {}
+    file = Path(output_dir).expanduser() / "config.json"
+    try:
+        return json.loads(file.read_text()) if file.exists() else {}
+    except ValueError as error:
+        raise ValueError(f"resume: {file} cannot be read: {error}") from None
 
 
 def holds_something(folder: Path) -> bool:
@@ -189,13 +198,13 @@ def check_changes(c: Config) -> list[str]:
 
 def check(c: Config, world_size: int) -> None:
     """ValueError for settings that cannot work, before anything loads."""
-    for name, default in vars(Config()).items():
-        if isinstance(default, int | float) and default > 0 and not getattr(c, name) > 0:
-            raise ValueError(f"{name} is {getattr(c, name)}, and must be above 0")
-    for name in ("clip_eps_high", "importance_cap", "engine_memory", "eval_limit"):
-        if getattr(c, name) is not None and not getattr(c, name) > 0:
-            raise ValueError(f"{name} is {getattr(c, name)}, and must be above 0 or left out")
-    if c.beta < 0 or (c.beta > 0 and c.skip_equal_groups):
+    for name, usual in vars(Config()).items():
+        if isinstance(usual, int | float) and usual and (name, getattr(c, name)) != ("eval_every", 0):
+            above_zero(c, [name])
+    above_zero(c, ["clip_eps_high", "importance_cap", "engine_memory", "eval_limit"])
+    if c.seed < 0:
+        raise ValueError(f"seed is {c.seed}, and must be 0 or more")
+    if not 0 <= c.beta < float("inf") or (c.beta > 0 and c.skip_equal_groups):
         raise ValueError(
             f"beta {c.beta} with skip_equal_groups {c.skip_equal_groups}: beta must not be negative, and "
             "above 0 groups of equal rewards have a gradient too"
@@ -220,7 +229,7 @@ def check(c: Config, world_size: int) -> None:
             f"micro_batch_tokens {c.micro_batch_tokens} does not hold one full response: {longest}, "
             f"max_prompt_tokens {c.max_prompt_tokens} + max_response_tokens {c.max_response_tokens}"
         )
-    if c.report_to != "none" and importlib.util.find_spec(c.report_to) is None:
+    if c.report_to not in ("none", *get_available_trackers()):
         raise ValueError(f"report_to {c.report_to}: install that package first, or leave the flag out")
     if c.output_dir and not c.resume and holds_something(Path(c.output_dir)):
         raise ValueError(f"output_dir {c.output_dir} holds another run: take a new folder, or add --resume")

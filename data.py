@@ -23,8 +23,6 @@ import json
 import os
 import random
 import re
-import socket
-import urllib.parse
 import urllib.request
 import zlib
 from collections.abc import Iterable, Iterator
@@ -305,8 +303,6 @@ def choose_split(origin: Path | str, splits: dict[str, Any], split: str) -> Any:
 
 def open_dataset(source: Path | str, split: str = "train") -> Table:
     """What the `datasets` library reads: a file or a folder that it saved (Path), or a Hub id (str)."""
-    if isinstance(source, str):
-        use_hub_or_cache()  # before `datasets` is imported, which asks once
     import datasets  # here, because it takes a second and arithmetic does without
     import huggingface_hub
     import pyarrow.parquet
@@ -334,22 +330,6 @@ def open_dataset(source: Path | str, split: str = "train") -> Table:
     dataset = dataset.flatten()  # a column of objects becomes one for each of their keys, as in `flat`
     places = (f"{source}, row {number}" for number in count(1))
     return Table(str(source), dataset.column_names, zip(places, dataset, strict=False))
-
-
-def use_hub_or_cache() -> None:
-    """Take the Hub's files from their cache alone where its name does not resolve.
-
-    Otherwise each file, also a cached one, costs half a minute of retries and ten lines about them.
-    """
-    import huggingface_hub
-
-    host = urllib.parse.urlsplit(huggingface_hub.constants.ENDPOINT).hostname
-    if urllib.request.getproxies():  # a proxy resolves names for us
-        return
-    try:
-        socket.getaddrinfo(host, 443)
-    except OSError:
-        huggingface_hub.constants.HF_HUB_OFFLINE = True
 
 
 def read_shards(path: Path, split: str) -> Table:

@@ -3,6 +3,7 @@
     python eval.py --model runs/mine/model --data arithmetic                             greedy
     python eval.py --model M --data aime amc --template none,r1,qwen_math,four_shot      Table 1
     python eval.py --model M --data math500 --n 8 --temperature 0.2,0.6,1.0              Fig. 3, middle
+    python eval.py --model M --data aime --n 64 --temperature 0.6 --top_p 0.95           avg, pass and maj@64
     python eval.py --model NAME --base_url http://host:8000/v1 --data aime               a served model
     python eval.py --regrade runs/eval/responses.jsonl --judge_model gpt-4o-mini         Fig. 3 and 15
 
@@ -33,10 +34,10 @@ from typing import Any, NamedTuple
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from transformers import HfArgumentParser
 
 import judge
 import served
+from cli import Flags, above_zero, one_sentence, try_hub
 from data import Problem, load_problems, reference_warnings
 from learner import check_model, compute_dtype, encode, load_tokenizer, read_config, start_accelerator
 from report import Record, analyse, by_group, markdown, read_records, summarize
@@ -64,10 +65,12 @@ def evaluate(
     max_response_tokens: int,
     seed: int = 0,
     progress: bool = False,
+    top_p: float = 1.0,
+    stop: Sequence[str] = (),
 ) -> tuple[dict[str, float | None], list[Record]]:
     """Sample n responses a problem and verify them -> metrics, and one record a response, problem-major.
 
-    Ranks share the problems out and each returns the whole.
+    Ranks share the problems out and each returns the whole. `stop` is added to the template's stop strings.
     """
     state = PartialState()
     mine = range(state.process_index, len(problems), state.num_processes)
@@ -80,10 +83,11 @@ def evaluate(
             n,
             temperature,
             max_response_tokens,
-            TEMPLATES[template].stop,
+            (*TEMPLATES[template].stop, *stop),
             seed=seed + state.process_index + start // at_once * state.num_processes,
             progress=progress,
             logprobs=False,
+            top_p=top_p,
         )
         responses += [Response(r.text, len(r.response_ids), r.truncated) for r in rollouts]
     records = grade(verifier, problems, mine, responses, template)
@@ -176,6 +180,8 @@ class EvalConfig:
     template: str = flag("none", "one or several with commas: " + ", ".join(TEMPLATES))
     n: int = flag(1, "responses a question, one where the temperature is 0")
     temperature: str = flag("0", "one or several with commas; 0 is greedy")
+    top_p: float = flag(1.0, "sample from the likeliest tokens that hold this probability; 1: from all")
+    stop: list[str] = field(default_factory=list, metadata={"help": "strings that end a response too"})
     max_response_tokens: int | None = flag(None, "default: 3000; the context may end a response before")
     limit: int | None = flag(None, "first questions of each set only")
     memory: float | None = flag(None, "GPU: share of its memory; CPU: GiB of KV cache")
@@ -212,9 +218,12 @@ def check(c: EvalConfig, num_ranks: int) -> None:
     for name, needed in (("tokenizer", "base_url"), ("judge_url", "judge_model")):
         if getattr(c, name) and not getattr(c, needed):
             raise ValueError(f"{name} {getattr(c, name)} is used with {needed} only: set that too")
-    for name in ("n", "concurrency", "request_timeout", "max_response_tokens", "memory"):
-        if getattr(c, name) is not None and not getattr(c, name) > 0:
-            raise ValueError(f"{name} is {getattr(c, name)}, and must be above 0")
+    for name in ("base_url", "judge_url"):
+        if getattr(c, name) and not getattr(c, name).startswith(("http://", "https://")):
+            raise ValueError(f"{name} {getattr(c, name)} should begin with http:// or https://")
+    above_zero(c, ["n", "concurrency", "request_timeout", "max_response_tokens", "limit", "memory", "top_p"])
+    if c.top_p > 1:
+        raise ValueError(f"top_p is {c.top_p}, and must be at most 1")
     if c.seed < 0:
         raise ValueError(f"seed is {c.seed}, and must be 0 or more")
     if c.judge_model and not c.judge_url and not os.environ.get("OPENAI_API_KEY"):
@@ -244,6 +253,8 @@ def prepare(c: EvalConfig) -> Plan:
         )
     if c.n > 1 and not any(temperatures):
         raise ValueError(f"n {c.n} at temperature 0: several samples need a temperature above 0")
+    if c.top_p < 1 and not any(temperatures):
+        raise ValueError(f"top_p {c.top_p} at temperature 0 changes nothing: set a temperature above 0")
     sets = {name: load_problems(name, "test", data_dir=c.data_dir, limit=c.limit) for name in c.data}
     prompts = [
         apply_template(t, problem.question) for t in templates for ps in sets.values() for problem in ps
@@ -280,6 +291,7 @@ def local_source(c: EvalConfig, plan: Plan) -> Callable[..., list[Record]]:
     )
     progress = PartialState().is_main_process and sys.stderr.isatty()
     settings = dict(max_response_tokens=plan.budget, seed=c.seed, progress=progress)
+    settings |= dict(top_p=c.top_p, stop=c.stop)
 
     def source(verifier: VerifierPool, problems: list[Problem], **which) -> list[Record]:
         return evaluate(sampler, plan.tokenizer, verifier, problems, **settings, **which)[1]
@@ -307,8 +319,8 @@ def served_source(c: EvalConfig, plan: Plan, file: Path) -> Callable[..., list[R
     def source(verifier, problems, *, template: str, n: int, temperature: float) -> list[Record]:
         prompts = [apply_template(template, problem.question) for problem in problems]
         prompts = [plan.tokenizer.encode(prompt) for prompt in prompts] if plan.tokenizer else prompts
-        stop, budget = TEMPLATES[template].stop, plan.budget
-        responses = served.sample(server, c.model, prompts, n, temperature, budget, stop, c.seed, file=file)
+        asked = (n, temperature, plan.budget, (*TEMPLATES[template].stop, *c.stop), c.seed)
+        responses = served.sample(server, c.model, prompts, *asked, top_p=c.top_p, file=file)
         return grade(verifier, problems, range(len(problems)), responses, template)
 
     return source
@@ -359,21 +371,19 @@ def write_report(c: EvalConfig, plan: Plan, folder: Path) -> None:
 
 
 def main() -> None:
-    parser = HfArgumentParser(EvalConfig, usage="eval.py --model MODEL [--flag value ...]   (-h: all flags)")
-    (c,) = parser.parse_args_into_dataclasses()
-    state = start_accelerator().state
-    folder = Path(c.output_dir or f"runs/eval-{time.strftime('%Y%m%d-%H%M%S')}")
-    try:
+    with one_sentence("eval.py"):
+        usage = "eval.py --model MODEL [--flag value ...]   (-h lists all flags)"
+        c = Flags(EvalConfig, usage).read(sys.argv[1:])
+        state = start_accelerator().state
+        folder = Path(c.output_dir or f"runs/eval-{time.strftime('%Y%m%d-%H%M%S')}")
         check(c, state.num_processes)
+        try_hub([*c.data, c.tokenizer or "", "" if c.base_url else c.model])
         plan = prepare(c)
         for line in reference_warnings(plan.sets):
             state.print(line)
         if state.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
         plan = try_server(c, plan, folder / "served.jsonl") if c.base_url else plan
-    except (ValueError, OSError, ServerError) as error:
-        print(f"eval.py: {error}", file=sys.stderr)
-        sys.exit(2)
     again = "the same flags"
     try:
         with VerifierPool(num_workers=max(1, (os.cpu_count() or 1) // state.num_processes)) as verifier:

@@ -23,7 +23,6 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from data import use_hub_or_cache
 from loss import ALGOS, aggregate, clipped_loss, importance_weights, kl_to_reference, linear_logprobs
 from rollout import Batch, Rollout, collate
 
@@ -98,8 +97,6 @@ def autocast(device: torch.device) -> contextlib.AbstractContextManager:
 
 def read_config(path: str) -> PretrainedConfig:
     """The config of a checkpoint folder or Hub id; code that comes with it is never run."""
-    if not os.path.isdir(path):
-        use_hub_or_cache()
     return AutoConfig.from_pretrained(path, trust_remote_code=False)  # left out, transformers asks on stdin
 
 

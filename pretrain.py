@@ -20,12 +20,12 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 from transformers import (
-    HfArgumentParser,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
 )
 
+from cli import Flags, above_zero, one_sentence, try_hub
 from data import (
     ANSWER_COLUMNS,
     QUESTION_COLUMNS,
@@ -308,23 +308,20 @@ def continue_pretraining(config: PretrainConfig, accelerator: Accelerator) -> No
 
 
 def main() -> None:
-    parser = HfArgumentParser(
-        PretrainConfig, usage="pretrain.py [--model M --data D --output_dir O] [--flag value ...]"
-    )
-    (config,) = parser.parse_args_into_dataclasses()
+    usage = "pretrain.py [--model M --data D --output_dir O] [--flag value ...]   (-h lists all flags)"
     started = time.perf_counter()
-    accelerator = start_accelerator()
-    try:
+    with one_sentence("pretrain.py"):
+        config = Flags(PretrainConfig, usage).read(sys.argv[1:])
+        above_zero(config, ["epochs", "lr", "row_tokens", "batch_rows"])
+        accelerator = start_accelerator()
         if config.model is None and config.data is None:
             make_tiny_base(config.output_dir or TINY_BASE, accelerator, config.seed, config.lr or 3e-3)
         elif config.model is None or config.data is None or config.output_dir is None:
             raise ValueError("continual pretraining needs all of --model, --data and --output_dir")
         else:
+            try_hub([config.model, config.data])
             check_model(config.model)
             continue_pretraining(config, accelerator)
-    except (ValueError, OSError) as error:
-        accelerator.print(f"pretrain.py: {error}", file=sys.stderr)
-        sys.exit(2)
     accelerator.print(f"done in {time.perf_counter() - started:.0f} s")
 
 

@@ -1,4 +1,4 @@
-"""From graded responses to the numbers of a report: accuracy, pass@k with intervals, lengths, categories.
+"""From graded responses to the numbers of a report: accuracy, pass@k, maj@k, lengths, categories.
 
     records, n a problem --summarize, pass_rates, categories, judge.behaviour--> a row of the report --> table
 
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 import judge
+import verify
 
 RESAMPLES = 1000  # of the bootstrap
 Record = dict[str, Any]
@@ -105,6 +106,37 @@ def pass_rates(records: Sequence[Record], n: int) -> dict[str, np.ndarray]:
     return {f"pass@{k}": np.array([pass_at_k(n, c, k) for c in right]) for k in ks}
 
 
+def answer_of(record: Record) -> Any:
+    """A response's vote: its answer as a number, else as normalised text; None without an answer."""
+    boxes = verify.extract(record["response"], record["answer_format"])
+    text = verify.normalize(verify.given_for(boxes, record["answers"][0])) if boxes else ""
+    number = verify.plain_number(text)
+    return (text or None) if number is None else number
+
+
+def majority(records: Sequence[Record]) -> float:
+    """maj@n of one problem's n records: whether the answer that most of them give is right.
+
+    With W the answers of the most votes: maj@n = 1/|W| sum over a in W of right(a), as if a tie was decided
+    by lot; right(a) is the share of right verdicts among the votes for a. 0 where no response has an answer.
+    Of all n samples, not averaged over subsets as pass@k is. Wrong answers that are spelled in ways which
+    only mathematics makes equal, such as x+1 and 1+x, are apart, and right ones too.
+    """
+    votes: dict[Any, list[bool]] = {}
+    for record in records:
+        if (answer := answer_of(record)) is not None:
+            votes.setdefault(answer, []).append(record["correct"])
+    most = max(map(len, votes.values()), default=0)
+    return mean([mean(verdicts) for verdicts in votes.values() if len(verdicts) == most]) or 0.0
+
+
+def majorities(records: Sequence[Record], n: int) -> dict[str, float]:
+    """maj@n over the problems; of one sample there is no vote."""
+    if n == 1:
+        return {}
+    return {f"maj@{n}": mean([majority(records[i : i + n]) for i in range(0, len(records), n)])}
+
+
 def resampled_means(values: np.ndarray, seed: int) -> np.ndarray:
     """Means [RESAMPLES, M] of values [questions, M], over questions drawn with replacement."""
     rng, count = np.random.default_rng(seed), len(values)
@@ -158,6 +190,7 @@ def analyse(
             | {"questions": len(group) // n, "n": n}
             | summarize(group, n)
             | {name: float(values.mean()) for name, values in rates.items()}
+            | majorities(group, n)
             | {"intervals": intervals(rates, means)}
             | categories(group)
             | judge.behaviour(group, n, ask_judge and ask_judge(group))
@@ -190,8 +223,9 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
         return "-" if value is None else f"{value:.0f}"
 
     ks = sorted({int(key[5:]) for row in rows for key in row if key.startswith("pass@")} - {1})
+    rates = [*(f"pass@{k}" for k in ks), *(f"maj@{k}" for k in ks if any(f"maj@{k}" in row for row in rows))]
     answering = ["answering"] if any("answering" in row for row in rows) else []
-    head = ["set", "template", "temperature", "questions", "n", "accuracy [95 %]", *(f"pass@{k}" for k in ks)]
+    head = ["set", "template", "temperature", "questions", "n", "accuracy [95 %]", *rates]
     head += ["formatted", "truncated", "tokens", "of right", "of wrong", *answering, "reflection"]
     lines = [head, ["---"] * 2 + ["---:"] * (len(head) - 2)]
     for row in rows:
@@ -204,7 +238,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
             str(row["n"]),
         ]
         cells.append(f"{percent(row['accuracy'])} [{percent(low)}, {percent(high)}]")
-        cells += [percent(row.get(f"pass@{k}")) for k in ks]
+        cells += [percent(row.get(rate)) for rate in rates]
         cells += [percent(row["formatted"]), percent(row["truncated"]), tokens(row["response_tokens"])]
         cells += [tokens(row["response_tokens/correct"]), tokens(row["response_tokens/incorrect"])]
         cells += [percent(row.get(name)) for name in answering]

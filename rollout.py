@@ -131,6 +131,7 @@ class Sampler:
         seed: int,
         progress: bool = False,
         logprobs: bool = True,
+        top_p: float = 1.0,
     ) -> list[Rollout]:
         """`n` responses a prompt, prompt-major: i*n .. i*n+n-1 answer prompts[i]. Temperature 0: greedy.
 
@@ -145,6 +146,7 @@ class Sampler:
         params = self._sampling_params(
             n=n,
             temperature=temperature,
+            top_p=top_p,
             max_tokens=max_response_tokens,
             stop=list(stop),
             include_stop_str_in_output=True,

@@ -1,5 +1,6 @@
 """What a run tells: progress lines, metrics.jsonl, samples.jsonl and trackers. README lists the metrics."""
 
+import contextlib
 import json
 import os
 from collections.abc import Sequence
@@ -95,7 +96,8 @@ class RunLog:
 
     def say(self, text: str) -> None:
         if self.active:
-            tqdm.write(text)
+            with contextlib.suppress(OSError):  # stdout is closed, or a file on a full disk
+                tqdm.write(text)
 
     def warn_once(self, name: str, text: str) -> None:
         if name not in self.warned:

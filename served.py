@@ -38,7 +38,7 @@ class Response(NamedTuple):
     truncated: bool
 
 
-class ServerError(Exception):
+class ServerError(OSError):
     """A server that does not answer, in one sentence."""
 
 
@@ -147,14 +147,20 @@ def part(reply: Any, *path: str | int, kind: type | tuple) -> Any:
 
 
 def completion_request(
-    model: str, prompt: str | list[int], *, temperature: float, max_tokens: int, stop: Sequence[str] = ()
+    model: str,
+    prompt: str | list[int],
+    *,
+    temperature: float,
+    max_tokens: int,
+    stop: Sequence[str] = (),
+    top_p: float = 1.0,
 ) -> dict[str, Any]:
     # In full, since a server otherwise takes a checkpoint's own defaults (Qwen's: top_p 0.8). Stop strings
     # stay in the text: `</answer>` is part of the answer's format; SGLang has another name for that.
     extra = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
     if stop:
         extra |= {"include_stop_str_in_output": True, "no_stop_trim": True}
-    request = {"model": model, "prompt": prompt, "temperature": temperature, "top_p": 1.0}
+    request = {"model": model, "prompt": prompt, "temperature": temperature, "top_p": top_p}
     request |= {"max_tokens": max_tokens, "extra_body": extra}
     return request | ({"stop": list(stop)} if stop else {})
 
@@ -194,10 +200,11 @@ def sample(
     stop: Sequence[str],
     seed: int,
     *,
+    top_p: float = 1.0,
     file: Path,
 ) -> list[Response]:
     """`n` responses a prompt, prompt-major, as Sampler.sample; what `file` holds is not sampled again."""
-    settings = dict(temperature=temperature, max_tokens=max_response_tokens, stop=stop)
+    settings = dict(temperature=temperature, top_p=top_p, max_tokens=max_response_tokens, stop=stop)
     requests = [
         completion_request(model, prompt, **settings)
         # A request a response, and a seed each: what has arrived is kept, and can be sampled once more.

@@ -35,6 +35,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from transformers.utils.logging import disable_progress_bar
 
 from checkpoint import code_version, load_checkpoint, lock, save_checkpoint
+from cli import one_sentence, try_hub
 from config import Config, check, check_changes, dry_run, engine_share, parse_config, plan
 from data import Problem, load_problems, reference_warnings
 from eval import evaluate
@@ -58,7 +59,7 @@ from loss import ALGOS, group_advantages
 from pretrain import TINY_BASE, make_tiny_base
 from rollout import EngineFailed, Rollout, Sampler, collate
 from runlog import RunLog, response_metrics
-from stopping import BAD_INPUT, ENGINE_FAILED, NOT_FINITE, Interrupted, StopSignal
+from stopping import ENGINE_FAILED, NOT_FINITE, Interrupted, StopSignal
 from templates import TEMPLATES, apply_template
 from verify import VerifierPool
 
@@ -172,6 +173,11 @@ def sample_or_stop(
     failures, signals = zip(*gather_object([(failure, stop.received)]), strict=True)
     stop.received = max(signals)
     return rollouts, "" if stop.received else next(filter(None, failures), "")
+
+
+def is_due(step: int, every: int) -> bool:
+    """Whether something is done after this step; every 0 steps is never."""
+    return every > 0 and step % every == 0
 
 
 def evaluate_sets(
@@ -325,7 +331,7 @@ def train(
         log.progress(metrics, c.num_steps)
         metrics["warnings"] = log.warnings(metrics)
         last = step + 1 == c.num_steps
-        evaluated = evaluate_all(step + 1) if last or (step + 1) % c.eval_every == 0 else {}
+        evaluated = evaluate_all(step + 1) if last or is_due(step + 1, c.eval_every) else {}
         log.write(metrics | evaluated)
         log.samples(step + 1, [problems[i] for i in chosen], rollouts, rewards.tolist())
         if last or try_again or (step + 1) % c.save_every == 0:
@@ -362,16 +368,19 @@ def open_run(config: Config, accelerator: Accelerator):
 
 def prepare(c: Config, accelerator: Accelerator) -> tuple | None:
     """What `train` takes, all but the weights read and checked. None for --dry_run, which prints its plan."""
+    to_be_made = c.model == TINY_BASE and not os.path.isdir(c.model)
+    evaluated = c.eval_data if c.eval_every else []
+    try_hub([c.data, *evaluated, *([] if to_be_made else [c.model])])
     check(c, accelerator.num_processes)
     for line in check_changes(c):
         accelerator.print(line)
     columns = dict(question_column=c.question_column, answer_column=c.answer_column)
     problems = load_problems(c.data, data_dir=c.data_dir, **columns)
     options = dict(data_dir=c.data_dir, limit=c.eval_limit)
-    eval_sets = {name: load_problems(name, "test", **options) for name in c.eval_data}
+    eval_sets = {name: load_problems(name, "test", **options) for name in evaluated}
     for line in reference_warnings(eval_sets | {c.data: problems}):
         accelerator.print(line)
-    describe, to_be_made = dry_run if c.dry_run else plan, c.model == TINY_BASE and not os.path.isdir(c.model)
+    describe = dry_run if c.dry_run else plan
     if to_be_made:
         accelerator.print(describe(c, accelerator.num_processes, len(problems)))
         if c.dry_run:
@@ -387,19 +396,14 @@ def prepare(c: Config, accelerator: Accelerator) -> tuple | None:
 
 def main() -> None:
     """Flags to a run. What cannot work ends in one sentence and exit code 2, before a model loads."""
-    is_main = int(os.environ.get("RANK", 0)) == 0
     disable_progress_bar()  # of transformers, for each load and save
-    try:
+    with one_sentence("train.py"):
         config = parse_config(sys.argv[1:])
         accelerator = start_accelerator()
         prepared = prepare(config, accelerator)
         if prepared is None:
             return
         held = open_run(config, accelerator)
-    except (ValueError, OSError) as error:
-        if is_main:
-            print(f"train.py: {error}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
     if config.report_to != "none":
         accelerator = start_accelerator(log_with=config.report_to, project_dir=config.output_dir)
         accelerator.init_trackers("r1-zero")

@@ -34,7 +34,7 @@ class ScriptedSampler:
     def __init__(self, texts):
         self.texts = texts
 
-    def sample(self, prompts, n, temperature, max_response_tokens, stop, seed, progress, logprobs):
+    def sample(self, prompts, n, temperature, max_response_tokens, stop, seed, progress, logprobs, top_p):
         assert stop == ("</answer>",)
         rollouts = [make_rollout(ids, [1, 2, 3]) for ids in prompts for _ in range(n)]
         return [
@@ -70,7 +70,7 @@ def test_chunks_of_questions_keep_order_and_have_seeds_of_their_own(tokenizer, m
     calls = []
 
     class Sampler:
-        def sample(self, prompts, n, temperature, max_response_tokens, stop, seed, progress, logprobs):
+        def sample(self, prompts, n, temperature, max_response_tokens, stop, seed, progress, logprobs, top_p):
             calls.append((len(prompts), seed))
             texts = [tokenizer.decode(ids) for ids in prompts for _ in range(n)]
             return [SimpleNamespace(text=text, response_ids=[1], truncated=False) for text in texts]
@@ -82,6 +82,20 @@ def test_chunks_of_questions_keep_order_and_have_seeds_of_their_own(tokenizer, m
         _, records = evaluate(Sampler(), tokenizer, verifier, problems, **settings)
     assert calls == [(2, 7), (2, 8), (1, 9)]
     assert [r["response"] for r in records] == [p.question for p in problems for _ in range(4)]
+
+
+def test_top_p_and_further_stop_strings_reach_the_sampler(tokenizer):
+    asked = {}
+
+    class Sampler:
+        def sample(self, prompts, n, temperature, max_response_tokens, stop, **settings):
+            asked.update(settings, stop=stop)
+            return [make_rollout(ids, [1]) for ids in prompts for _ in range(n)]
+
+    settings = dict(template="r1", n=2, temperature=1.0, max_response_tokens=9, top_p=0.9, stop=["\n\n"])
+    with VerifierPool(num_workers=1) as verifier:
+        evaluate(Sampler(), tokenizer, verifier, [Problem("1 + 1?", ("2",))], **settings)
+    assert asked["top_p"] == 0.9 and asked["stop"] == ("</answer>", "\n\n")
 
 
 def test_a_right_answer_counts_though_the_budget_ran_out_behind_it(tokenizer):
@@ -192,6 +206,7 @@ def test_a_served_model_gets_the_same_report_and_is_resumed(checkpoint, tmp_path
         return completion(" \\boxed{1}", tokens=4) if i < limit else (401, b"{}")
 
     flags = ["--model", "m", "--tokenizer", checkpoint, "--limit", 3, "--n", 2, "--temperature", "0,1"]
+    flags += ["--top_p", 0.9, "--stop", "~", "\n\n"]
     flags += ["--template", "none,r1", "--output_dir", tmp_path, "--concurrency", 1]
     limit = 8
     with stub_server(answer) as stub:
@@ -203,6 +218,9 @@ def test_a_served_model_gets_the_same_report_and_is_resumed(checkpoint, tmp_path
         # Per template 3 greedy responses and 3 x 2; 7 and the trial were there.
         assert len(stub.requests) == 2 * 9 - 7
         assert all(isinstance(body["prompt"], list) for body in stub.requests)
+        assert {body["top_p"] for body in stub.requests} == {0.9}
+        stops = {tuple(body["stop"]) for body in stub.requests}
+        assert stops == {("~", "\n\n"), ("</answer>", "~", "\n\n")}  # none's and r1's
     report, records = read(tmp_path)
     groups = [(row["template"], row["temperature"], row["n"]) for row in report["results"]]
     assert groups == [("none", 0, 1), ("none", 1, 2), ("r1", 0, 1), ("r1", 1, 2)]
@@ -234,6 +252,16 @@ def test_a_served_model_gets_the_same_report_and_is_resumed(checkpoint, tmp_path
         (["--tokenizer", "t"], "tokenizer t is used with base_url only"),
         (["--model", "", "--regrade", "x", "--base_url", "http://x"], "base_url http://x, regrade x"),
         (["--n", "0"], "n is 0, and must be above 0"),
+        (["--limit", "0"], "limit is 0, and must be above 0"),
+        (["--top_p", "0", "--temperature", "1"], "top_p is 0.0, and must be above 0"),
+        (["--top_p", "95", "--temperature", "1"], "top_p is 95.0, and must be at most 1"),
+        (["--top_p", "0.95"], "top_p 0.95 at temperature 0 changes nothing: set a temperature above 0"),
+        (["--max_new_tokens", "9"], "--max_new_tokens is no flag: did you mean --max_response_tokens?"),
+        (["--data", "a", "--data", "b"], "give it once, with all sets behind it"),
+        (["--stop", ""], "--stop is empty: give it a value, or leave it out"),
+        (["--base_url", "host:8000/v1"], "base_url host:8000/v1 should begin with http:// or https://"),
+        (["--judge_model", "j", "--judge_url", "host/v1"], "judge_url host/v1 should begin with http"),
+        (["--n", "many"], "--n: invalid int value: 'many'"),
         (["--max_response_tokens", "0"], "max_response_tokens is 0"),
         (["--seed", "-1"], "seed is -1"),
         (["--judge_model", "j"], "set OPENAI_API_KEY"),
@@ -278,10 +306,16 @@ def test_command_line_end_to_end(checkpoint, tmp_path):
     own.write_text('{"question": "What is 1 + 2?", "answer": "3", "level": 1}\n')
     flags = ["--model", checkpoint, "--data", "arithmetic", own, "--limit", 3, "--max_response_tokens", 8]
     flags += ["--n", 2, "--temperature", "0,0.5,1", "--template", "no,qwen_math"]
+    flags += ["--top_p", 1e-6, "--stop", "7"]  # only the likeliest token is left
     done = run(*flags, "--output_dir", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     report, records = read(tmp_path / "out")
     assert len(records) == 2 * (1 + 2 + 2) * (3 + 1) and all(0 < r["response_tokens"] <= 8 for r in records)
+    for i in range(0, len(records) - 1):
+        here, after = records[i], records[i + 1]
+        if all(here[key] == after[key] for key in ("template", "temperature", "set", "problem")):
+            assert here["response"] == after["response"]
+    assert all("7" not in r["response"][:-1] for r in records)
     rows = [(row["template"], row["temperature"], row["set"]) for row in report["results"]]
     groups = [(t, h) for t in ("none", "qwen_math") for h in (0.0, 0.5, 1.0)]
     sets = ("arithmetic", str(own))

@@ -124,6 +124,10 @@ def test_continual_pretraining_learns_whole_texts(checkpoint, monkeypatch, tmp_p
         ([{"text": "a"}], [], "set --question_column"),
         ([{"problem": "a", "solution": "b"}], ["--model", "./none"], "model './none' is no folder"),
         ([{"problem": "a", "solution": "b"}], [], "fewer than one row of 32"),
+        ([], ["--learning_rate", "1"], "--learning_rate is no flag: did you mean --lr?"),
+        ([], ["--epochs", "0"], "epochs is 0, and must be above 0"),
+        ([], ["--row_tokens", "-1"], "row_tokens is -1, and must be above 0"),
+        ([], ["--output_dir="], "--output_dir is empty"),
     ],
 )
 def test_bad_input(checkpoint, monkeypatch, tmp_path, capsys, rows, more, message):
@@ -131,4 +135,5 @@ def test_bad_input(checkpoint, monkeypatch, tmp_path, capsys, rows, more, messag
     with pytest.raises(SystemExit) as stopped:
         continue_from(checkpoint, monkeypatch, tmp_path, rows, *more)
     assert stopped.value.code == 2
-    assert message in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.startswith("pretrain.py: ") and message in error and error.count("\n") == 1

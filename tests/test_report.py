@@ -9,6 +9,7 @@ from report import (
     average,
     categories,
     intervals,
+    majorities,
     markdown,
     pass_at_k,
     pass_rates,
@@ -32,7 +33,8 @@ def test_pass_at_k_refuses_impossible_counts(n, c, k):
 def make_records(rows, **common):
     """Records of (problem, correct, formatted, truncated, response_tokens)."""
     keys = ("problem", "correct", "formatted", "truncated", "response_tokens")
-    return [dict(zip(keys, row, strict=True)) | {"response": "", "level": None} | common for row in rows]
+    common = {"response": "", "level": None, "answers": ["1"], "answer_format": "boxed"} | common
+    return [dict(zip(keys, row, strict=True)) | common for row in rows]
 
 
 FOUR = [
@@ -58,6 +60,42 @@ def test_summary_by_hand():
         }
     )
     assert summarize(make_records(FOUR[2:]), n=2)["response_tokens/correct"] is None
+
+
+@pytest.mark.parametrize(
+    "responses,expected",
+    [
+        (["1", "1", "2"], 1),
+        (["1", "2", "2"], 0),
+        (["1", "2"], 1 / 2),  # a tie, decided by lot
+        (["1", "2", "3", "3", "1", "4"], 1 / 2),
+        (["1", "2", "3"], 1 / 3),
+        (["2", "3", "4"], 0),
+        (["1.0", r"\frac{2}{2}", "2", "2", "1"], 1),  # one number, three spellings
+        (["1", "1", "2", "$2$", r"\text{2}"], 0),  # one text
+        ([None, None, "1"], 1),  # what has no answer does not vote
+        ([None, None, None], 0),
+    ],
+)
+def test_maj_at_n_by_hand(responses, expected):
+    def records(texts):
+        rows = [(0, text in ("1", "1.0", r"\frac{2}{2}"), text is not None, False, 9) for text in texts]
+        answered = ["so" if text is None else f"so \\boxed{{{text}}}" for text in texts]
+        return [r | {"response": text} for r, text in zip(make_records(rows), answered, strict=True)]
+
+    n = len(responses)
+    assert majorities(records(responses), n) == {f"maj@{n}": pytest.approx(expected)}
+    wrong = records(["7"] * n)
+    assert majorities(records(responses) + wrong, n) == {f"maj@{n}": pytest.approx(expected / 2)}
+    assert majorities(records(responses), 1) == {}
+
+
+def test_votes_are_read_in_the_format_of_the_template():
+    texts = ["</think> <answer>1</answer>", r"\boxed{2}", r"\boxed{2}"]  # two are no answers here
+    rows = [(0, "answer" in text, "answer" in text, False, 9) for text in texts]
+    records = make_records(rows, answer_format="answer_tag")
+    records = [r | {"response": text} for r, text in zip(records, texts, strict=True)]
+    assert majorities(records, 3) == {"maj@3": 1.0}
 
 
 @pytest.mark.parametrize("n,ks", [(1, [1]), (2, [1, 2]), (6, [1, 2, 4, 6]), (8, [1, 2, 4, 8])])
@@ -140,7 +178,8 @@ def test_the_error_of_an_average_is_that_of_a_mean_of_independent_sets():
 
 
 def test_the_table_is_markdown_with_a_column_for_each_k():
-    many = make_records(FOUR, set="a", template="r1", temperature=0.6), 2
+    answered = dict(set="a", template="r1", temperature=0.6, response=r"\boxed{1}")
+    many = make_records(FOUR, **answered), 2
     greedy = make_records(FOUR[1:3], set="a", template="r1", temperature=0.0), 1
     head, rule, first, second = markdown(analyse([many, greedy], seed=0)).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in (head, first, second)]
@@ -149,4 +188,6 @@ def test_the_table_is_markdown_with_a_column_for_each_k():
     assert table[0]["accuracy [95 %]"] == "25.0 [0.0, 50.0]" and table[0]["pass@2"] == "50.0"
     assert table[0]["tokens"] == "25" and table[0]["of right"] == "10" and table[0]["of wrong"] == "30"
     assert table[1]["accuracy [95 %]"] == "0.0 [0.0, 0.0]"
+    assert cells[0][6:9] == ["pass@2", "maj@2", "formatted"]
+    assert table[0]["maj@2"] == "25.0" and table[1]["maj@2"] == "-"  # one verdict of four votes is right
     assert table[1]["pass@2"] == "-" and table[1]["of right"] == "-" and table[1]["temperature"] == "0"

@@ -68,6 +68,16 @@ def test_resume_goes_on_with_the_settings_of_the_run(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(vars(saved) | {"versions": {}}))
     c = parse_config(["--output_dir", str(tmp_path), "--resume", "--num_steps", "7"])
     assert (c.algo, c.lr, c.num_steps, c.resume) == ("grpo", 3e-5, 7, True)
+    (tmp_path / "config.json").write_text('{"algo": "gr')
+    with pytest.raises(ValueError, match="^resume: .*/config.json cannot be read: "):
+        parse_config(["--output_dir", str(tmp_path), "--resume"])
+
+
+def test_resume_finds_the_run_below_the_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps({"lr": 3e-5}))
+    c = parse_config(["--output_dir", "~", "--resume"])
+    assert (c.lr, c.output_dir) == (3e-5, str(tmp_path))
 
 
 def test_an_epoch_asks_every_question_once_and_in_a_new_order():
@@ -154,7 +164,27 @@ def test_a_response_ends_where_the_context_does_and_no_other_budget_shrinks(chec
         ("--algo ppo", "invalid choice: 'ppo'"),
         ("--recipe big", "invalid choice: 'big'"),
         ("--template chatml", "invalid choice: 'chatml'"),
-        ("--grup_size 4", "--grup_size"),
+        ("--grup_size 4", "--grup_size is no flag: did you mean --group_size? -h lists them all"),
+        ("--learning_rate 1e-6", "--learning_rate is no flag: did you mean --lr?"),
+        (
+            "--top_p 0.95",
+            "--top_p: training samples from the policy itself: where sampling leaves tokens out",
+        ),
+        ("--top-k=20", "--top_k: training samples from the policy itself"),
+        ("--lr abc", "--lr: invalid float value: 'abc'"),
+        ("--lr -1e-5", "lr is -1e-05, and must be above 0"),
+        ("--lr inf", "lr is inf, and must be finite"),
+        ("--beta nan", "beta nan with skip_equal_groups False: beta must not be negative"),
+        ("--seed -1", "seed is -1, and must be 0 or more"),
+        ("--eval_every -1", "eval_every is -1, and must be above 0"),
+        ("--save_every 0", "save_every is 0, and must be above 0"),
+        ("--eval_limit 0", "eval_limit is 0, and must be above 0"),
+        ("--resume tests", "--resume: Truthy value expected: got tests"),
+        (
+            "--data arithmetic --data gsm8k",
+            "--data is there 2 times, and the last alone would count: give it",
+        ),
+        ("--output_dir=", "--output_dir is empty: give it a value, or leave it out"),
         ("--model ./nowhere", "model './nowhere' is no folder"),
         ("--data no-such-set", "'no-such-set' is no file or folder"),
         ("--data missing.jsonl", "missing.jsonl: there is no such file"),
@@ -168,7 +198,8 @@ def test_a_response_ends_where_the_context_does_and_no_other_budget_shrinks(chec
         ("--attn_implementation bogus", '`attn_implementation="bogus"` is not supported'),
         ("--tensor_parallel 2", "tensor_parallel 2 does not divide the 1 ranks"),
         ("--engine_memory 1e-5", "engine_memory 1e-05 is 0.00 GB for vLLM's KV cache, and one response"),
-        ("--report_to nothing", "report_to nothing: install that package first"),
+        ("--report_to json", "--report_to: invalid choice: 'json' (choose from 'none', 'aim', 'comet_ml', "),
+        ("--report_to dvclive", "report_to dvclive: install that package first"),
         ("--resume", "resume: which run? set output_dir to its folder"),
         ("--resume --output_dir tests", "output_dir tests is no run, it has no config.json but other files"),
         ("--output_dir tests", "output_dir tests holds another run: take a new folder, or add --resume"),
@@ -181,10 +212,9 @@ def test_bad_input(flags, message, checkpoint, monkeypatch, capsys):
     monkeypatch.setattr(train, "Sampler", lambda *_, **__: pytest.fail("the engine was started"))
     with pytest.raises(SystemExit) as stopped:
         train.main()
-    error = capsys.readouterr().err.strip().splitlines()
+    error = capsys.readouterr().err
     assert stopped.value.code == 2
-    assert error[-1].startswith("train.py: ") and message in error[-1]
-    assert len(error) == 1 or error[0].startswith("usage: train.py [--recipe NAME]")
+    assert error.startswith("train.py: ") and message in error and error.count("\n") == 1
 
 
 def test_a_start_that_failed_does_not_block_the_next(checkpoint, monkeypatch, tmp_path):
@@ -202,6 +232,20 @@ def test_a_start_that_failed_does_not_block_the_next(checkpoint, monkeypatch, tm
     (tmp_path / "run" / "metrics.jsonl").write_text("{}\n")  # now there is something to lose
     with pytest.raises(ValueError, match="holds another run"):
         check(parse_config(flags), 1)
+
+
+def test_without_evaluations_no_set_is_read(checkpoint, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    flags = ["--recipe", "tiny", "--model", checkpoint, "--eval_data", "no-such-set", "--eval_every", "0"]
+    *_, eval_sets, _ = train.prepare(parse_config(flags), train.start_accelerator())
+    assert eval_sets == {}
+    with pytest.raises(ValueError, match="no-such-set"):
+        train.prepare(parse_config([*flags, "--eval_every", "5"]), train.start_accelerator())
+
+
+def test_what_is_due_every_few_steps():
+    assert [step for step in range(1, 10) if train.is_due(step, 3)] == [3, 6, 9]
+    assert not any(train.is_due(step, 0) for step in range(1, 10))
 
 
 @pytest.mark.parametrize("name,value", [("prompts_per_step", 30), ("minibatch_size", 66)])
@@ -326,6 +370,21 @@ def test_ctrl_c_saves_what_was_trained(checkpoint, tmp_path):
     assert 1 <= steps < 10000 and f"stopped after step {steps}" in rest
     assert (tmp_path / "model" / "model.safetensors").exists()
     assert (tmp_path / "checkpoints" / f"step_{steps}").exists()
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_when_nobody_reads_it_and_evaluates_only_when_asked(checkpoint, tmp_path):
+    """As under `| head -1`: the pipe is closed in the middle."""
+    flags = command(checkpoint, tmp_path, "--num_steps", "4", "--eval_every", "0")
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(flags, cwd=ROOT, **pipes)
+    assert process.stdout.readline()
+    process.stdout.close()
+    assert "BrokenPipe" not in process.stderr.read() and process.wait(timeout=200) == 0
+    metrics = lines(tmp_path / "metrics.jsonl")
+    assert [m["step"] for m in metrics] == [0, 1, 2, 3, 4]
+    assert not [key for m in metrics for key in m if key.startswith("eval/")]
+    assert (tmp_path / "model" / "model.safetensors").exists()
 
 
 @pytest.mark.slow
