@@ -471,6 +471,7 @@ def test_importance_weights_by_hand():
     weights = importance_weights(old, sampler, mask)
     close(weights, [[0.5, 2.0, 1.5, 1.0]])  # 0.8 / 0.2 = 4 is capped
     close(importance_weights(old, sampler, mask, cap=5.0), [[0.5, 4.0, 1.5, 1.0]])
+    close(importance_weights(old, sampler, mask, cap=1.25), [[0.5, 1.25, 1.25, 1.0]])  # small ones stay
     assert not weights.requires_grad
 
 
