@@ -1,5 +1,6 @@
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import arithmetic_problems
-from verify import VerifierPool, answers_match, extract_answer_tag, extract_boxed, normalize, verify
+from verify import VerifierPool, answers_match, extract_answer_tag, extract_boxed, normalize, verify, work
 
 ROOT = Path(__file__).parents[1]
 CASES = ROOT.parent / "shared" / "data" / "verify_dev.jsonl"
@@ -801,6 +802,24 @@ def test_a_hung_or_dead_worker_costs_one_answer():
         assert [v.timed_out for v in verdicts] == [a in ("hang", "die", "overflow") for a in answers]
         assert pool.timeouts == 4
         assert not any(verdict.correct for verdict in verdicts)
+
+
+def test_a_worker_limits_its_memory_and_each_answers_time(monkeypatch):
+    """The alarm is set for an answer and off between answers, or it would end an idle worker."""
+    calls = []
+    monkeypatch.setattr(resource, "setrlimit", lambda *limit: calls.append(("limit", limit[1])))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(signal, "setitimer", lambda _, seconds: calls.append(("alarm", seconds)))
+    monkeypatch.setattr(os, "write", lambda _, data: calls.append(("write", data)))
+    lines = [json.dumps([["x+1", "2"], ["x+1", "1+x"]]) + "\n", json.dumps([["x", "y"]]) + "\n"]
+    monkeypatch.setattr(sys, "stdin", lines)
+    work(2.0)
+    assert calls == [
+        ("limit", (2**31, 2**31)),
+        ("write", b"r"),
+        *[("alarm", 2.5), ("alarm", 0), ("write", b"1r")],
+        *[("alarm", 2.5), ("alarm", 0), ("write", b"0r")],
+    ]
 
 
 def test_workers_ignore_what_a_launcher_sends_to_all_processes_of_a_rank():
