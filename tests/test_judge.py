@@ -117,6 +117,12 @@ def test_effect_of_reflection_per_question_by_keywords_alone():
     assert "answering" not in found and "reflection/both" not in found
 
 
+def test_an_unreadable_judgement_is_on_neither_side_of_the_effect():
+    records = [record(0, "recheck", correct) for correct in (True, True, False)]
+    judged = [{"answering": 1, "reflection": category} for category in (2, None, 1)]
+    assert behaviour(records, 3, judged)["reflection_effect"]["mean"] == 1.0  # 1 of 1 with it, 0 of 1 without
+
+
 def test_judging_over_the_network_is_resumed_and_counts_calls_before(tmp_path):
     """The judge fails in passing, refuses once, mumbles once; the run is cut short and started again."""
     file = tmp_path / "judgements.jsonl"

@@ -638,6 +638,7 @@ def test_extract_boxed(text, expected):
         ("thinking</think><answer>7</answer>", "7"),
         ("thinking</think>\n\n\t<answer>7</answer>", "7"),
         ("</think> so <answer>7</answer>", None),
+        ("</think> <answer>6</answer> No: </think> <answer>7</answer>", "7"),
         ("<answer>7</answer> </think>", None),
         ("thinking <answer>7</answer>", None),
         ("</think> <answer>7", None),
