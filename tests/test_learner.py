@@ -150,10 +150,11 @@ def test_the_seed_shuffles_the_responses():
     assert first == again and first != second
 
 
-def test_second_minibatch_is_compared_with_the_policy_of_the_steps_start(policy):
+@pytest.mark.parametrize("advantages", [[0.5, -0.5, -0.5, 0.5], [-0.5] * 4], ids=["mixed", "negative"])
+def test_second_minibatch_is_compared_with_the_policy_of_the_steps_start(advantages, policy):
     """The first minibatch moves the ratios of the second out of a narrow clip range."""
     config = settings(minibatch_size=2, clip_eps=0.01)
-    advantages = group_advantages(REWARDS, 2, scale_by_std=False)
+    advantages = torch.tensor(advantages)
     (first,), (second,) = cut_minibatches(ROLLOUTS, 2, 1000, seed=1, device=CPU)
     with torch.no_grad():
         old = [naive_logprobs(policy.model, ROLLOUTS[i].prompt_ids, ROLLOUTS[i].response_ids) for i in second]

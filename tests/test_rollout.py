@@ -135,6 +135,7 @@ def test_a_response_that_fills_the_context_is_scored_without_its_last_token(stub
     assert stub.logprobs(make_rollout([1, 2, 3], [4, 5, 6, 7, 8])) == [-4.0, -5.0, -6.0, -7.0]
     assert stub.logprobs(make_rollout([1, 2, 3], [4, 5, 6, 7])) == [-4.0, -5.0, -6.0, -7.0]
     assert stub._llm.prompts == [[1, 2, 3, 4, 5, 6, 7]] * 2
+    assert [params["temperature"] for params in stub._llm.params] == [1.0] * 2
 
 
 def test_what_an_engine_dies_of_is_named(stub, monkeypatch):

@@ -844,6 +844,8 @@ def test_pool_keeps_order_and_accepts_any_reference():
         verdicts = pool.verify_all(responses, answers, "boxed")
         assert [verdict.correct for verdict in verdicts] == [bool(i % 3) for i in range(50)]
         assert pool.verify_all([], [], "boxed") == []
+        # One reference is refused by its text alone, the other needs mathematics.
+        assert pool.verify_all([r"\boxed{5\text{ m}}"], [(r"5\text{ s}", r"\sqrt{25}")], "boxed")[0].correct
         empty = "</think> <answer></answer>"
         assert pool.verify_all([empty], [("7",)], "answer_tag") == [(True, False, False)]
         assert [v.correct for v in pool.verify_all(["", r"\boxed{7}"], [("7",)] * 2, "boxed")] == [
