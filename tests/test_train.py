@@ -158,7 +158,9 @@ def test_prompts_over_the_limit_are_left_out_and_counted(checkpoint, tokenizer, 
     assert kept == [problems[0], problems[2]] and max_model_len == longest + 9
     assert prompts == [tokenizer.encode("1 + 1?"), tokenizer.encode("2?")]
     assert "1 of 3 questions are left out: over max_prompt_tokens 8" in capsys.readouterr().out
-    c.prompts_per_step = 3
+    c.max_prompt_tokens = longest
+    assert encode_questions(c, tokenizer, problems, {})[0] == kept
+    c.max_prompt_tokens, c.prompts_per_step = 8, 3
     with pytest.raises(
         ValueError, match="2 of 3 questions of mine are within max_prompt_tokens 8, fewer than"
     ):
@@ -184,6 +186,9 @@ def test_a_response_ends_where_the_context_does_and_no_other_budget_shrinks(chec
     kept, _, max_model_len = encode_questions(c, tokenizer, [long, endless], {})
     assert kept == [long] and max_model_len == lengths[1] + 20
     assert "1 of 2 questions are left out: over what the context of" in capsys.readouterr().out
+    for length in (255, 256):  # a prompt must leave room for a token
+        questions = [short, Problem("1" * length, ("1",))]
+        assert encode_questions(c, tokenizer, questions, {})[0] == questions[: 1 + (length < 256)]
     with pytest.raises(ValueError, match=r"a prompt of held has \d+ tokens, and the context of .* is 256"):
         encode_questions(c, tokenizer, [short], {"held": [short, endless]})
 

@@ -91,6 +91,9 @@ TABLE = {
         (r"1\frac{4}{5}", "1.8", True),
         ("1 1/2", "1.5", True),
         ("1 1/2", "11/2", False),
+        ("1 5/2", "7/2", False),  # no mixed number: the fraction is over 1
+        ("8 = 8.05", "8", False),
+        (r"8 \approx 8.05", "8", True),
         (r"-3\frac12", "-3.5", True),
         (r"918\frac{1}{2}", "9181/2", False),
     ],
