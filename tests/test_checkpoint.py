@@ -101,6 +101,66 @@ def test_the_newest_and_the_best_are_kept(tokenizer, tmp_path):
     assert names(tmp_path) == ["step_10"]
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="reads /proc")
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tokenizer, tmp_path, monkeypatch):
+    """state.json is whole when it is flushed; then comes the rename, and the flush of the folder above."""
+    policy, optimizer = start(tokenizer)
+    calls, real_fsync, real_replace = [], os.fsync, os.replace
+
+    def fsync(file):
+        path = Path(os.readlink(f"/proc/self/fd/{file if isinstance(file, int) else file.fileno()}"))
+        whole = path.name != "state.json" or json.loads(path.read_text())["step"] == 1
+        calls.append(("fsync", path.name, whole))
+        real_fsync(file)
+
+    def replace(old, new):
+        calls.append(("replace", Path(old).name, Path(new).name))
+        real_replace(old, new)
+
+    monkeypatch.setattr(checkpoint.os, "fsync", fsync)
+    monkeypatch.setattr(checkpoint.os, "replace", replace)
+    save(tmp_path, 1, policy, optimizer)
+    assert ("fsync", "__0_0.distcp", True) in calls
+    assert calls[-3:] == [
+        ("fsync", "state.json", True),
+        ("replace", "step_1.partial", "step_1"),
+        ("fsync", "checkpoints", True),
+    ]
+
+
+def test_a_step_can_be_saved_twice_and_over_what_a_crash_left(tokenizer, tmp_path):
+    policy, optimizer = start(tokenizer)
+    left = tmp_path / "checkpoints" / "step_2.partial"
+    left.mkdir(parents=True)
+    (left / "garbage").write_text("of a save that was killed")
+    for _ in range(2):
+        one_step(policy, optimizer, 1)
+        save(tmp_path, 2, policy, optimizer)
+    assert names(tmp_path) == ["step_2"] and not (tmp_path / "checkpoints" / "step_2" / "garbage").exists()
+    resumed, other = start(tokenizer)
+    load_checkpoint(tmp_path, resumed, other, refuse)
+    assert same_weights(resumed, policy)
+
+
+def test_ranks_share_the_files_out(monkeypatch):
+    monkeypatch.setattr(checkpoint, "world_size", lambda: 3)
+    shares = []
+    for rank in range(3):
+        monkeypatch.setattr(checkpoint, "this_rank", lambda rank=rank: rank)
+        shares.append(checkpoint._share(list("edcba")))
+    assert shares == [["a", "d"], ["b", "e"], ["c"]]
+
+
+def test_the_codes_version_is_of_what_the_scripts_say(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "__file__", str(tmp_path / "a.py"))
+    versions = []
+    for text in ("1", "2", "1"):
+        (tmp_path / "a.py").write_text("0")
+        (tmp_path / "b.py").write_text(text)
+        versions.append(checkpoint.code_version())
+    assert versions[0] == versions[2] != versions[1] and len(versions[0]) == 16
+
+
 def truncate(file: Path):
     os.truncate(file, file.stat().st_size // 2)
 
@@ -183,6 +243,8 @@ def test_a_run_folder_has_one_run(tmp_path):
     assert refused.returncode == 1 and f"is in use by another run: process {os.getpid()} on" in refused.stderr
     held.close()
     subprocess.run(second, cwd=ROOT, check=True)
+    with lock(tmp_path):
+        assert (tmp_path / "lock").read_text().count("process") == 1
 
 
 # Ranks

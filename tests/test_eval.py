@@ -18,9 +18,10 @@ from stub_server import chat, completion, stub_server
 
 import eval as script
 import served
-from data import Problem
+from data import Problem, load_problems
 from eval import evaluate, grade
 from learner import compute_dtype
+from report import analyse
 from served import Response, Server, ServerError
 from templates import TEMPLATES
 from verify import VerifierPool
@@ -105,6 +106,21 @@ def test_a_right_answer_counts_though_the_budget_ran_out_behind_it(tokenizer):
     assert record["correct"] and record["truncated"]
 
 
+def test_responses_are_written_whole_or_not_at_all(tmp_path):
+    def groups(broken):
+        yield [{"problem": 0}, {"problem": 1}]
+        if broken:
+            raise OSError("the server is gone")
+        yield [{"problem": 2}]
+
+    file = tmp_path / "responses.jsonl"
+    with pytest.raises(OSError):
+        script.write_responses(groups(broken=True), file)
+    assert not file.exists()
+    script.write_responses(groups(broken=False), file)
+    assert [json.loads(line)["problem"] for line in file.read_text().splitlines()] == [0, 1, 2]
+
+
 def main(monkeypatch, *args):
     monkeypatch.setattr(sys, "argv", ["eval.py", *map(str, args)])
     script.main()
@@ -128,6 +144,43 @@ def test_a_long_prompt_takes_nothing_from_the_budget_of_others(checkpoint, tmp_p
     assert "1 prompts leave less than 100 tokens" in capsys.readouterr().out
     plan = script.prepare(script.EvalConfig(**flags | {"max_response_tokens": 50}))
     assert plan.max_model_len == 250 and capsys.readouterr().out == ""
+
+
+def test_a_prompt_must_leave_room_for_a_token(checkpoint, tmp_path):
+    for length in (255, 256):
+        (tmp_path / f"{length}.jsonl").write_text(json.dumps({"question": "1" * length, "answer": "1"}))
+    plan = script.prepare(script.EvalConfig(model=checkpoint, data=[f"{tmp_path}/255.jsonl"]))
+    assert plan.max_model_len == 256
+    with pytest.raises(ValueError, match="the longest prompt has 256 tokens, and the model's context is 256"):
+        script.prepare(script.EvalConfig(model=checkpoint, data=[f"{tmp_path}/256.jsonl"]))
+
+
+def test_names_said_twice_count_once_and_questions_are_those_not_trained_on(checkpoint):
+    flags = dict(template="no,none,qwen_math", temperature="0,1,0.0", n=2, limit=50)
+    plan = script.prepare(script.EvalConfig(model=checkpoint, data=["arithmetic"], **flags))
+    assert plan.templates == ["none", "qwen_math"] and plan.temperatures == [0.0, 1.0]
+    held_out = {problem.question for problem in plan.sets["arithmetic"]}
+    trained_on = {problem.question for problem in load_problems("arithmetic")}
+    assert len(plan.sets["arithmetic"]) == 50 and not held_out & trained_on
+
+
+def test_the_engine_samples_with_the_flags_of_the_command_line(tokenizer, monkeypatch):
+    calls = []
+
+    class Sampler:
+        def __init__(self, model, *, max_model_len, dtype, memory):
+            calls.append((model, max_model_len, memory))
+
+        def sample(self, prompts, n, temperature, max_response_tokens, stop, seed, progress, logprobs):
+            calls.append((n, temperature, max_response_tokens, stop, seed))
+            return [SimpleNamespace(text="", response_ids=[1], truncated=False) for _ in prompts * n]
+
+    monkeypatch.setattr("rollout.Sampler", Sampler)
+    plan = script.Plan({}, [], [], tokenizer, 9, 32)
+    source = script.local_source(script.EvalConfig(model="m", seed=7, memory=0.5), plan)
+    with VerifierPool(num_workers=1) as verifier:
+        source(verifier, [Problem("1 + 1?", ("2",))], template="r1", n=3, temperature=0.5)
+    assert calls == [("m", 32, 0.5), (3, 0.5, 9, ("</answer>",), 7)]
 
 
 # ---- Without a model: --regrade ----
@@ -180,6 +233,21 @@ def test_regrading_in_place_changes_nothing_the_second_time(hostile_file, monkey
     assert first == (hostile_file.read_bytes(), json.loads((hostile_file.parent / "report.json").read_text()))
 
 
+def test_intervals_follow_the_seed(tmp_path, monkeypatch):
+    known = {"set": "a", "template": "none", "temperature": 0.0, "question": "1 + 1?", "answers": ["2"]}
+    known |= {"answer_format": "boxed", "formatted": True, "truncated": False, "response_tokens": 5}
+    records = [known | {"problem": i, "correct": i % 3 == 0} for i in range(40)]
+    for record in records:
+        record["response"] = f"\\boxed{{{2 if record['correct'] else 3}}}"
+    (tmp_path / "responses.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    for seed in (0, 5):
+        flags = ["--seed", seed, "--output_dir", tmp_path / str(seed)]
+        main(monkeypatch, "--regrade", tmp_path / "responses.jsonl", *flags)
+        (row,) = read(tmp_path / str(seed))[0]["results"]
+        assert row["intervals"] == analyse([(records, 1)], seed)[0]["intervals"]
+    assert row["intervals"] != analyse([(records, 1)], 0)[0]["intervals"]
+
+
 def test_a_judge_that_stops_answering_leaves_a_run_that_goes_on(hostile_file, tmp_path, monkeypatch, capsys):
     with stub_server(lambda body, i: chat("Category: 1") if i < 5 else (401, b"{}")) as stub:
         flags = ["--judge_model", "j", "--judge_url", stub.url, "--concurrency", 1]
@@ -225,8 +293,22 @@ def test_a_served_model_gets_the_same_report_and_is_resumed(checkpoint, tmp_path
     groups = [(row["template"], row["temperature"], row["n"]) for row in report["results"]]
     assert groups == [("none", 0, 1), ("none", 1, 2), ("r1", 0, 1), ("r1", 1, 2)]
     assert len(records) == 18 and all(r["response_tokens"] == 4 for r in records)
-    assert report["max_response_tokens"] == 3000
+    assert report["max_response_tokens"] == 3000 and report["prompts_as"] == "token ids"
+    assert {tuple(body.get("stop", ())) for body in stub.requests} == {(), ("</answer>",)}
     assert "as token ids" in capsys.readouterr().out
+
+
+def test_a_server_that_refuses_token_ids_gets_text(checkpoint, tmp_path, monkeypatch, capsys):
+    def answer(body, i):
+        return (400, b"{}") if isinstance(body["prompt"], list) else completion(" \\boxed{1}")
+
+    flags = ["--model", "m", "--tokenizer", checkpoint, "--limit", 3, "--output_dir", tmp_path]
+    with stub_server(answer) as stub:
+        main(monkeypatch, *flags, "--base_url", stub.url)
+    report, records = read(tmp_path)
+    assert report["prompts_as"] == "text" and len(records) == 3
+    assert {body["prompt"] for body in stub.requests[2:]} == {record["question"] for record in records}
+    assert "as text" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -243,6 +325,7 @@ def test_a_served_model_gets_the_same_report_and_is_resumed(checkpoint, tmp_path
         (["--template", "none,r2"], "template 'r2' is unknown: choose one of"),
         (["--temperature", "0.5,hot"], "temperature '0.5,hot': numbers of 0 or more"),
         (["--temperature", "nan"], "temperature 'nan': numbers of 0 or more"),
+        (["--temperature=-0.5"], "temperature '-0.5': numbers of 0 or more"),
         (["--model", ""], "set one of them"),
         (["--regrade", "x.jsonl"], "set one of them"),
         (["--model", "", "--regrade", "./no.jsonl"], "no.jsonl"),

@@ -243,6 +243,18 @@ def test_flags_that_change_the_training_need_leave(tmp_path):
     with pytest.raises(ValueError, match="^resume: lr: 3e-05 before, now 1e-05. To train on so, add --allow"):
         check_changes(parse_config(changed))
     assert len(check_changes(parse_config([*changed, "--allow_config_change"]))) == 2
+    of_the_policy = """algo model data template group_size prompts_per_step max_prompt_tokens temperature
+        max_response_tokens minibatch_size lr clip_eps max_grad_norm clip_eps_high importance_cap beta
+        mask_truncated seed"""
+    for name in of_the_policy.split():
+        c = parse_config(resume)
+        setattr(c, name, "another")
+        with pytest.raises(ValueError, match=f"^resume: {name}: .* before, now another. To train on so"):
+            check_changes(c)
+    for name in "eval_data save_every engine_memory attn_implementation skip_equal_groups".split():
+        c = parse_config(resume)
+        setattr(c, name, "another")
+        assert len(check_changes(c)) == 1
 
 
 # What the log does
@@ -254,9 +266,10 @@ class Silent:
     is_main_process, num_processes = True, 1
 
     def __init__(self, fails: bool = False):
-        self.fails = fails
+        self.fails, self.logged = fails, []
 
     def log(self, values, step):
+        self.logged.append((values, step))
         if self.fails:
             raise ConnectionError("no server")
 
@@ -272,6 +285,9 @@ def test_torn_and_repeated_lines_go_when_a_run_is_resumed(tmp_path):
     log = RunLog(tmp_path, 1, Silent())
     log.write({"step": 2, "x": 3})
     assert records(tmp_path) == [{"step": 0}, {"step": 1, "x": 2}, {"step": 2, "x": 3}]
+    (tmp_path / "samples.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
+    RunLog(tmp_path, 1, Silent())
+    assert records(tmp_path, "samples.jsonl") == [{"step": 1}]
     (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 0}\n\xff\x00garbage\n{"step": 1}\n')
     RunLog(tmp_path, 5, Silent())
     assert records(tmp_path) == [{"step": 0}, {"step": 1}]
@@ -322,6 +338,45 @@ def test_a_warning_is_told_once_and_recorded_each_time(tmp_path, capsys):
     assert capsys.readouterr().out.count("nearly all responses are cut off") == 1
 
 
+def test_the_line_of_a_step_by_hand(tmp_path, capsys):
+    """A resumed run at its steps 11 and 12 of 20: 4 and then 3 seconds a step on average."""
+    log = RunLog(tmp_path, 10, Silent())
+    metrics = healthy(step=11, tokens_per_second=1234.5, **{"time/sample": 3.0, "time/rest": 1.0})
+    metrics |= {"response_tokens/correct": 10.4, "response_tokens/incorrect": None, "verify/timeouts": 7}
+    log.progress(metrics, 20)
+    log.progress(metrics | {"step": 12, "time/sample": 1.0}, 20)
+    first, second = capsys.readouterr().out.splitlines()
+    numbers = "reward 0.500  tokens right 10 wrong -  1,234 tokens/s"
+    assert first == f"step  11/20  {numbers}  4.0 s/step  00:36 left"
+    assert second == f"step  12/20  {numbers}  3.0 s/step  00:24 left"
+
+
+def test_trackers_get_numbers_alone_and_other_ranks_write_nothing(tmp_path, capsys):
+    accelerator = Silent()
+    log = RunLog(tmp_path, -1, accelerator)
+    log.write({"step": 3, "loss": 0.5, "response_tokens/correct": None, "warnings": ["drift"]})
+    assert accelerator.logged == [({"step": 3, "loss": 0.5}, 3)]
+    written = (tmp_path / "metrics.jsonl").read_text()
+    accelerator.is_main_process = False
+    log = RunLog(tmp_path, -1, accelerator)
+    log.write({"step": 4})
+    log.say("from another rank")
+    assert (tmp_path / "metrics.jsonl").read_text() == written and capsys.readouterr().out == ""
+
+
+def test_samples_are_the_first_response_to_each_of_four_questions(tmp_path):
+    log = RunLog(tmp_path, -1, Silent())
+    rollouts = [make_rollout([1], [2]) for _ in range(10)]
+    for i, rollout in enumerate(rollouts):
+        object.__setattr__(rollout, "text", f"response {i}")
+    log.samples(
+        1, [Problem(f"question {i}", ("1",)) for i in range(5)], rollouts, [i / 10 for i in range(10)]
+    )
+    samples = records(tmp_path, "samples.jsonl")
+    expected = [(f"question {i}", f"response {2 * i}", 2 * i / 10) for i in range(4)]
+    assert [(s["question"], s["response"], s["reward"]) for s in samples] == expected
+
+
 def test_twenty_steps_without_reward_count_across_a_resume(tmp_path, capsys):
     log = RunLog(tmp_path, -1, Silent())
     for step in range(1, 16):
@@ -332,6 +387,8 @@ def test_twenty_steps_without_reward_count_across_a_resume(tmp_path, capsys):
     found = [log.warnings(healthy(step=step, **{"reward/mean": 0.0})) for step in range(13, 21)]
     assert found == [[]] * 7 + [["no_reward"]]
     assert "do --template and --model match?" in capsys.readouterr().out
+    assert log.warnings(healthy(step=21)) == []  # one that is right starts the count again
+    assert log.warnings(healthy(step=22, **{"reward/mean": 0.0})) == []
 
 
 def test_what_a_model_writes_stays_text(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import make_rollout, random_qwen2, settings
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM, GPT2Config, PhiConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, GPT2Config, PhiConfig
 
 import learner
 from learner import (
@@ -102,10 +102,59 @@ def test_one_update_is_one_step_along_the_textbook_gradient(policy, algo, micro_
     assert metrics["clip_fraction"] == 0
 
 
-def test_second_minibatch_is_compared_with_the_policy_of_the_steps_start(policy):
+def test_the_update_is_of_the_policy_at_the_sampling_temperature(policy):
+    objective = 0.0
+    for advantage, r in zip(ADVANTAGES.tolist(), ROLLOUTS, strict=True):
+        objective = (
+            objective + advantage * naive_logprobs(policy.model, r.prompt_ids, r.response_ids, 0.5).sum()
+        )
+    expected = torch.autograd.grad(objective / 16 / 4, list(policy.parameters()))
+    assert_same(one_step(policy, ADVANTAGES, temperature=0.5)[0], expected)
+
+
+def test_two_minibatches_are_two_steps_scaled_to_the_norm_and_weighed_by_the_first_policy(policy):
+    """All by hand but the order of the responses: the gradient of the second does not hold the first's."""
+    rollouts = [make_rollout(r.prompt_ids, r.response_ids, logprob=-5.5) for r in ROLLOUTS]
+    minibatches = [chosen for (chosen,) in cut_minibatches(rollouts, 2, 1000, seed=1, device=CPU)]
+    twin = random_qwen2_like(policy)
+    with torch.no_grad():
+        old = [naive_logprobs(twin, r.prompt_ids, r.response_ids) for r in rollouts]
+    losses, norms = [], []
+    for chosen in minibatches:
+        loss = 0.0
+        for i in chosen:
+            ratio = (naive_logprobs(twin, rollouts[i].prompt_ids, rollouts[i].response_ids) - old[i]).exp()
+            surrogate = torch.minimum(ratio * ADVANTAGES[i], ratio.clamp(0.8, 1.2) * ADVANTAGES[i])
+            loss = loss - ((old[i] + 5.5).exp().clamp(max=1.5) * surrogate).sum() / 16 / 2
+        gradients = torch.autograd.grad(loss, list(twin.parameters()))
+        losses.append(loss.item())
+        norms.append(math.sqrt(sum(g.square().sum().item() for g in gradients)))
+        with torch.no_grad():
+            for p, g in zip(twin.parameters(), gradients, strict=True):
+                p -= 4.0 * g * min(1.0, 0.05 / norms[-1])
+    assert min(norms) > 0.05
+    config = settings(minibatch_size=2, max_grad_norm=0.05, importance_cap=1.5)
+    optimizer = torch.optim.SGD(policy.parameters(), lr=4.0)
+    metrics = update(policy, optimizer, rollouts, ADVANTAGES, config, CPU, seed=1)
+    for p, q in zip(policy.parameters(), twin.parameters(), strict=True):
+        # torch divides by the norm + 1e-6; and a move is four times a gradient of rounded sums
+        torch.testing.assert_close(p, q, atol=1e-5, rtol=1e-5)
+    assert metrics["loss"] == pytest.approx(sum(losses) / 2, abs=1e-6)
+    assert metrics["grad_norm"] == pytest.approx(sum(norms) / 2, rel=1e-4)
+    assert metrics["sampler_kl"] == pytest.approx((-5.5 - torch.cat(old)).mean().item(), rel=1e-5)
+
+
+def test_the_seed_shuffles_the_responses():
+    rollouts = [make_rollout([1], [2])] * 16
+    first, second, again = (cut_minibatches(rollouts, 4, 1000, seed, CPU) for seed in (3, 4, 3))
+    assert first == again and first != second
+
+
+@pytest.mark.parametrize("advantages", [[0.5, -0.5, -0.5, 0.5], [-0.5] * 4], ids=["mixed", "negative"])
+def test_second_minibatch_is_compared_with_the_policy_of_the_steps_start(advantages, policy):
     """The first minibatch moves the ratios of the second out of a narrow clip range."""
     config = settings(minibatch_size=2, clip_eps=0.01)
-    advantages = group_advantages(REWARDS, 2, scale_by_std=False)
+    advantages = torch.tensor(advantages)
     (first,), (second,) = cut_minibatches(ROLLOUTS, 2, 1000, seed=1, device=CPU)
     with torch.no_grad():
         old = [naive_logprobs(policy.model, ROLLOUTS[i].prompt_ids, ROLLOUTS[i].response_ids) for i in second]
@@ -238,6 +287,35 @@ def test_sampler_kl_is_the_mean_gap_of_log_probs(policy):
     assert metrics["sampler_kl"] == pytest.approx((-1.0 - ours).mean().item(), rel=1e-5)
 
 
+def test_entropy_is_the_mean_over_response_tokens(policy):
+    config, entropies = settings(temperature=0.5), []
+    metrics = update(
+        policy, torch.optim.SGD(policy.parameters(), lr=0.0), ROLLOUTS, ADVANTAGES, config, CPU, 0
+    )
+    for r in ROLLOUTS:
+        logits = policy.model(input_ids=torch.tensor([r.prompt_ids + r.response_ids])).logits[0]
+        logps = torch.log_softmax(logits[len(r.prompt_ids) - 1 : -1] / 0.5, dim=-1)
+        entropies.append(-(logps.exp() * logps).sum(dim=-1))
+    assert metrics["entropy"] == pytest.approx(torch.cat(entropies).mean().item(), rel=1e-5)
+
+
+def test_masked_responses_are_in_no_metric(policy):
+    cut_off = dataclasses.replace(make_rollout([20, 21], [23, 24], logprob=-9.0), truncated=True)
+    rollouts = [*ROLLOUTS[:3], cut_off]
+    ours = [naive_logprobs(policy.model, r.prompt_ids, r.response_ids) for r in ROLLOUTS[:3]]
+    _, metrics = one_step(policy, ADVANTAGES, rollouts=rollouts, mask_truncated=True)
+    assert metrics["sampler_kl"] == pytest.approx((-1.0 - torch.cat(ours)).mean().item(), rel=1e-5)
+
+
+def test_the_compute_is_bf16_where_the_machine_has_it_and_the_weights_stay_float32(policy, monkeypatch):
+    monkeypatch.setattr(learner, "compute_dtype", lambda: torch.bfloat16)
+    seen = set()
+    projection = policy.model.base_model.layers[0].mlp.down_proj
+    projection.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+    moves, _ = one_step(policy, ADVANTAGES)
+    assert seen == {torch.bfloat16} and {move.dtype for move in moves} == {torch.float32}
+
+
 @pytest.mark.parametrize(
     "advantages,budget,blamed",
     [
@@ -286,13 +364,36 @@ def test_saving_in_bf16_leaves_the_learner_in_float32(policy, tokenizer, tmp_pat
     assert policy.model.dtype == torch.float32
 
 
-def test_gradient_checkpointing_gives_the_same_gradient(checkpoint):
+def test_a_model_is_saved_over_the_one_before_with_its_tokenizer(policy, tokenizer, tmp_path):
+    learner.save_model(policy, tokenizer, tmp_path / "model")
+    with torch.no_grad():
+        policy.model.base_model.norm.weight.fill_(0.5)
+    learner.save_model(policy, tokenizer, tmp_path / "model")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert (loaded.base_model.norm.weight == 0.5).all()
+    assert AutoTokenizer.from_pretrained(tmp_path / "model").get_vocab() == tokenizer.get_vocab()
+
+
+def test_master_weights_are_float32_whatever_the_checkpoint(tokenizer, tmp_path):
+    random_qwen2(tokenizer, tied=True).to(torch.bfloat16).save_pretrained(tmp_path)
+    assert {p.dtype for p in load_policy(str(tmp_path), CPU).parameters()} == {torch.float32}
+
+
+def test_the_sampler_is_given_every_tensor_the_tied_head_too(policy):
+    named = dict(learner.checkpoint_weights(policy))
+    assert named.keys() == policy.model.state_dict().keys() and "lm_head.weight" in named
+    assert not any(tensor.requires_grad for tensor in named.values())
+
+
+def test_gradient_checkpointing_computes_layers_twice_and_gives_the_same_gradient(checkpoint):
     gradients = []
     for recompute in (False, True):
         policy = load_policy(checkpoint, CPU, gradient_checkpointing=recompute)
-        batch = collate(ROLLOUTS)
+        batch, forwards = collate(ROLLOUTS), []
+        policy.model.base_model.layers[0].mlp.register_forward_pre_hook(lambda *_, to=forwards: to.append(1))
         policy(batch.input_ids, batch.labels, batch.response_mask)[0].sum().backward()
         gradients.append([p.grad for p in policy.parameters()])
+        assert len(forwards) == 1 + recompute
     for plain, recomputed in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, recomputed, atol=1e-6, rtol=1e-6)
 
@@ -303,6 +404,17 @@ def test_gradient_checkpointing_gives_the_same_gradient(checkpoint):
         (
             PhiConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2),
             "PhiForCausalLM has a biased",
+        ),
+        (
+            Gemma2Config(
+                hidden_size=32,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                num_key_value_heads=1,
+                head_dim=16,
+                vocab_size=100,
+            ),
+            "Gemma2ForCausalLM has a biased or soft-capped head",
         ),
         (GPT2Config(n_embd=32, n_layer=1, n_head=2), "GPT2LMHeadModel has no decoder layers in"),
     ],

@@ -471,6 +471,7 @@ def test_importance_weights_by_hand():
     weights = importance_weights(old, sampler, mask)
     close(weights, [[0.5, 2.0, 1.5, 1.0]])  # 0.8 / 0.2 = 4 is capped
     close(importance_weights(old, sampler, mask, cap=5.0), [[0.5, 4.0, 1.5, 1.0]])
+    close(importance_weights(old, sampler, mask, cap=1.25), [[0.5, 1.25, 1.25, 1.0]])  # small ones stay
     assert not weights.requires_grad
 
 
@@ -721,6 +722,7 @@ AGGREGATE = {"divide_by_length": False, "max_response_tokens": 3, "num_rollouts"
         (lambda: group_advantages(torch.zeros(6), 1, scale_by_std=False), "group_size is 1"),
         (lambda: group_advantages(torch.zeros(6), 4, scale_by_std=False), r"\[6\].*4"),
         (lambda: group_advantages(ROWS, 3, scale_by_std=False), r"\[2, 3\]"),
+        (lambda: group_advantages(torch.zeros(4, 3), 2, scale_by_std=False), r"\[4, 3\]"),
         (lambda: token_logprobs(HIDDEN, IDS[:1]), r"logits.*\[2, 3\].*labels.*\[1, 3\]"),
         (lambda: token_logprobs(HIDDEN, IDS, temperature=0.0), "temperature is 0.0"),
         (lambda: linear_logprobs(HIDDEN, WEIGHT, IDS, temperature=-1.0), "temperature is -1.0"),

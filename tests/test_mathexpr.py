@@ -161,6 +161,7 @@ def test_bounds_are_not_too_tight():
     assert parse("2^{24999}")[0] == 2**24999
     assert parse("20!")[0] == 2432902008176640000
     assert parse("{" * 39 + "1" + "}" * 39)[0] == 1
+    assert parse(",".join(["1"] * 60))[0] == Group(",", (sp.Integer(1),) * 60)  # side by side is not deep
 
 
 @pytest.mark.parametrize(
@@ -196,9 +197,15 @@ def test_bounds_are_not_too_tight():
         ("x<1", r"(-\infty,1)", EXACT, True),
         ("x<=1", r"(-\infty,1)", EXACT, False),
         (r"\{\}", r"\emptyset", EXACT, True),
+        (r"[0,1)\cup[1,2)", "[0,2)", EXACT, True),
+        (r"[0,1)\cup[1,2)", "(0,2]", EXACT, False),
         ("x>2", "2x+1>5", EXACT, True),
         ("x>0,x!=2", r"(0,2)\cup(2,\infty)", EXACT, True),
         (r"x\in[0,1]", "[0,1]", EXACT, True),
+        ("x>2 and x>3", "x>3", EXACT, True),
+        ("x>2 and x>3", "x>2", EXACT, False),
+        ("x>2 or x>3", "x>2", EXACT, True),
+        ("x>2 or x>3", "x>3", EXACT, False),
         ("x=1,y=2", "y=2,x=1", EXACT, True),
         ("x=1,y=2", "x=2,y=1", EXACT, False),
         ("a=1,b=2", "a=1,c=2", EXACT, True),

@@ -98,6 +98,8 @@ def test_the_engines_memory_by_hand(qwen_7b):
     assert engine_memory(settings(), qwen_7b) == (2 * QWEN_PARAMETERS, 2 * 2 * 28 * 4 * 128 * 4024)
     halves = (QWEN_PARAMETERS, 2 * 2 * 28 * 2 * 128 * 4024)
     assert engine_memory(settings(tensor_parallel=2), qwen_7b) == halves
+    # Eight ranks and four heads: each rank has one.
+    assert engine_memory(settings(tensor_parallel=8), qwen_7b)[1] == 2 * 2 * 28 * 1 * 128 * 4024
 
 
 # GB of weights, gradients, optimizer, reference, gathered, activations
@@ -130,6 +132,10 @@ FITS = (4, 4, 8, 0, 7, 8)
             0.9,
             {40: "36.0, is too much beside the learner: --engine_memory 0.62", 80: "--engine_memory 0.77"},
         ),
+        # A reference stays beside the engine: 4 + 8 + 4 GB, and 36.8 usable of 40.
+        ({}, (4, 4, 8, 4, 3, 3), 0.6, {40: "24.0, is too much beside the learner: --engine_memory 0.52"}),
+        # 15.32 GB hold the weights of 15.23, and no response of 0.23 beside them.
+        ({}, FITS, 0.383, {40: "15.3, does not hold its weights and a response: --tensor_parallel 2"}),
         ({}, (15, 1, 10, 0, 0, 1), 0.6, {40: "24.0, is too much beside the learner: more GPUs"}),
     ],
 )
@@ -171,6 +177,13 @@ def test_without_a_gpu_learner_and_engine_share_the_ram(qwen_7b, monkeypatch):
     with pytest.raises(ValueError, match="60.0 GB of RAM a process, and the engine takes 17.3: an update"):
         check(qwen_7b, None, share=1.0, ranks=1)
     with pytest.raises(ValueError, match="--micro_batch_tokens [0-9]+ or --gradient_checkpointing true$"):
+        check(qwen_7b, None, share=1.0, ranks=1, gradient_checkpointing=False, micro_batch_tokens=16384)
+    ram.available = 119e9
+    with pytest.raises(ValueError, match="59.5 GB of RAM a process"):
+        check(qwen_7b, None, share=1.0, ranks=2)
+    # 23 of the rest and 17.3 of the engine are more than 80 % of 50.
+    ram.available = 50e9
+    with pytest.raises(ValueError, match="8.0 of it: more GPUs, or a smaller model$"):
         check(qwen_7b, None, share=1.0, ranks=1, gradient_checkpointing=False, micro_batch_tokens=16384)
     with pytest.raises(
         ValueError, match="engine_memory 0.2 is 0.21 GB for vLLM's KV cache, and one response"

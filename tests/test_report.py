@@ -121,6 +121,12 @@ def test_resampling_is_over_questions_and_repeatable():
     assert (resampled_means(values, seed=2) != means).any()
 
 
+def test_an_interval_leaves_out_a_fortieth_on_either_side():
+    means = np.stack([np.arange(1001.0), np.arange(1001.0) / 2], axis=1)
+    found = intervals(["a", "b"], means[::-1])
+    assert found["a"] == pytest.approx([25, 975]) and found["b"] == pytest.approx([12.5, 487.5])
+
+
 def test_interval_covers_the_truth_as_often_as_it_says():
     """300 sets of 100 questions with a true accuracy of 0.4: the 95 % interval holds it 95 % of the time."""
     rng, covered = np.random.default_rng(0), 0
@@ -169,6 +175,32 @@ def test_sets_are_averaged_with_equal_weight_per_template_and_temperature():
     assert rows[2]["intervals"]["pass@1"] == [0, 1]
 
 
+def test_the_seed_draws_the_questions_of_the_intervals():
+    rows = [(i, i % 3 == 0, True, False, 1) for i in range(40)]
+    group = make_records(rows, set="a", template="r1", temperature=0.0), 1
+    drawn = [analyse([group], seed)[0]["intervals"]["pass@1"] for seed in range(8)]
+    values = np.array([[float(i % 3 == 0)] for i in range(40)])
+    assert drawn == [intervals(["x"], resampled_means(values, seed))["x"] for seed in range(8)]
+    assert len(set(map(tuple, drawn))) > 1
+
+
+def test_averages_are_over_sets_of_one_temperature_and_as_many_samples():
+    def group(name, temperature, n, correct):
+        rows = [(0, i < correct, True, False, 10) for i in range(n)]
+        return make_records(rows, set=name, template="r1", temperature=temperature), n
+
+    groups = [group("a", 0.5, 2, 1), group("b", 0.5, 2, 2), group("a", 1.0, 2, 0), group("b", 1.0, 4, 0)]
+    averages = [row for row in analyse(groups, seed=0) if row["set"] == "average"]
+    assert [(row["temperature"], row["accuracy"]) for row in averages] == [(0.5, 0.75)]
+
+
+def test_groups_of_records_are_of_one_template_temperature_and_set():
+    rows = [("r1", 0.5, "a", 0), ("r1", 1.0, "a", 0), ("r1", 1.0, "a", 0), ("r1", 1.0, "b", 0)]
+    keys = ("template", "temperature", "set", "problem")
+    records = [dict(zip(keys, row, strict=True)) for row in rows]
+    assert [(len(group), n) for group, n in report.by_group(records)] == [(1, 1), (2, 2), (1, 1)]
+
+
 def test_the_error_of_an_average_is_that_of_a_mean_of_independent_sets():
     same = dict(questions=2, template="r1", temperature=0.0, n=1, intervals={})
     rows = [{"set": name, "accuracy_stderr": error} | same for name, error in [("a", 0.3), ("b", 0.4)]]
@@ -187,7 +219,19 @@ def test_the_table_is_markdown_with_a_column_for_each_k():
     table = [dict(zip(cells[0], row, strict=True)) for row in cells[1:]]
     assert table[0]["accuracy [95 %]"] == "25.0 [0.0, 50.0]" and table[0]["pass@2"] == "50.0"
     assert table[0]["tokens"] == "25" and table[0]["of right"] == "10" and table[0]["of wrong"] == "30"
+    assert table[0]["questions"] == "2" and table[0]["n"] == "2" and table[0]["reflection"] == "0.0"
     assert table[1]["accuracy [95 %]"] == "0.0 [0.0, 0.0]"
     assert cells[0][6:9] == ["pass@2", "maj@2", "formatted"]
     assert table[0]["maj@2"] == "25.0" and table[1]["maj@2"] == "-"  # one verdict of four votes is right
     assert table[1]["pass@2"] == "-" and table[1]["of right"] == "-" and table[1]["temperature"] == "0"
+
+
+def test_the_table_shows_reflection_that_keywords_and_judge_agree_on():
+    records = make_records(FOUR, set="a", template="r1", temperature=0.6)
+    for record in records[:3]:
+        record["response"] = "Let me recheck."
+    verdicts = [{"answering": int(i > 0), "reflection": 2 * (i == 0)} for i in range(4)]
+    head, _, line = markdown(analyse([(records, 2)], 0, lambda group: verdicts)).splitlines()
+    cells = [[cell.strip() for cell in text.strip("|").split("|")] for text in (head, line)]
+    row = dict(zip(*cells, strict=True))
+    assert row["reflection"] == "25.0" and row["answering"] == "75.0"

@@ -1,3 +1,5 @@
+import math
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -26,13 +28,14 @@ class StubLLM:
     """Answers from the global generators, as vLLM does: numpy's on GPUs, torch's on CPUs."""
 
     def __init__(self):
-        self.calls, self.prompts = [], []
+        self.calls, self.prompts, self.params, self.finish_reason = [], [], [], "stop"
 
     def generate(self, inputs, params, use_tqdm):
         self.prompts += [given["prompt_token_ids"] for given in inputs]
+        self.params.append(params)
         ids = [int(np.random.randint(10**9)), int(torch.randint(10**9, ()))]
         logprobs = SimpleNamespace(logprobs=[-1.0, -1.0])
-        answer = SimpleNamespace(token_ids=ids, text="", logprobs=logprobs, finish_reason="stop")
+        answer = SimpleNamespace(token_ids=ids, text="", logprobs=logprobs, finish_reason=self.finish_reason)
         scores = [{token: SimpleNamespace(logprob=-float(token)) for token in range(30)}] * 30
         return [SimpleNamespace(outputs=[answer], prompt_logprobs=scores) for _ in inputs]
 
@@ -68,11 +71,71 @@ def test_every_sampling_starts_without_cached_keys_and_so_does_every_check(stub)
     assert stub._llm.calls == [("collective_rpc",), ("reset_prefix_cache",)]
 
 
+def test_the_engine_is_asked_for_what_the_caller_wants_and_keeps_stop_strings(stub):
+    (rollout,) = stub.sample([[1]], 4, 0.7, 5, ("a", "b"), 0)
+    (params,) = stub._llm.params
+    assert (params["n"], params["temperature"], params["max_tokens"], params["stop"]) == (
+        4,
+        0.7,
+        5,
+        ["a", "b"],
+    )
+    assert params["include_stop_str_in_output"] and params["logprobs"] == 0  # of the sampled token, no others
+    assert rollout.sampler_logprobs == [-1.0, -1.0] and not rollout.truncated
+    stub._llm.finish_reason = "length"
+    (rollout,) = stub.sample([[1]], 1, 0.7, 5, (), 0, logprobs=False)
+    assert rollout.truncated and rollout.sampler_logprobs == [] and stub._llm.params[1]["logprobs"] is None
+
+
+def test_weights_go_over_in_the_engines_dtype_and_are_dropped_when_it_sleeps(stub):
+    taken, levels = [], []
+    stub._llm.collective_rpc = lambda method, kwargs: taken.extend(kwargs["weights_iterator"])
+    stub._llm.sleep = lambda level: levels.append(level)
+    stub.load_weights(iter([("head", torch.ones(2))]))
+    stub.sleep()
+    assert [(name, tensor.dtype) for name, tensor in taken] == [("head", torch.bfloat16)]
+    assert levels == [2]  # at level 1 a copy of the weights would stay in RAM
+
+
+def test_ranks_of_an_engine_ask_together_with_one_seed_and_take_their_own_answers(stub, monkeypatch):
+    """Rank 3 of four, two an engine: ranks 2 and 3 share one, and have not equally many prompts."""
+    of_ranks = [[], [], [([5], 77)], [([6], 88), ([7], 88)]]
+    monkeypatch.setattr("rollout.dist.get_rank", lambda: 3)
+    monkeypatch.setattr("rollout.gather_object", lambda items: of_ranks)
+    stub._tensor_parallel = 2
+    drawn = stub.sample([[6], [7]], 1, 1.0, 4, (), 88)
+    assert stub._llm.prompts == [[5], [6], [7]] and [r.prompt_ids for r in drawn] == [[6], [7]]
+    assert torch.initial_seed() == 77
+    of_ranks[2] = [([5], 77), ([5], 77), ([5], 77)]
+    assert stub._of_engine([([6], 88), ([7], 88)])[1] == slice(3, 5)
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_the_engine_starts_with_the_options_of_its_device(on_gpu, monkeypatch):
+    started = []
+    vllm = SimpleNamespace(LLM=lambda **options: started.append(options), SamplingParams=dict)
+    monkeypatch.setitem(sys.modules, "vllm", vllm)
+    for name in ("ENABLE_V1_MULTIPROCESSING", "CPU_OMP_THREADS_BIND", "LOGGING_LEVEL"):
+        monkeypatch.setenv(
+            f"VLLM_{name}", {"LOGGING_LEVEL": "ERROR"}.get(name, "")
+        )  # put back after the test
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: on_gpu)
+    for sleep in (False, True):
+        Sampler("m", max_model_len=9, dtype=torch.bfloat16, memory=0.5, sleep=sleep, seed=3)
+        options = started.pop()
+        assert (options["model"], options["max_model_len"], options["seed"]) == ("m", 9, 3)
+        assert options["dtype"] == "bfloat16" and options["logprobs_mode"] == "processed_logprobs"
+        assert options["enable_sleep_mode"] == (sleep and on_gpu) and options["enforce_eager"] != on_gpu
+        assert options.get("gpu_memory_utilization") == (0.5 if on_gpu else None)
+        assert options.get("kv_cache_memory_bytes") == (None if on_gpu else 2**29)  # half a GiB
+
+
 def test_a_response_that_fills_the_context_is_scored_without_its_last_token(stub):
     """vLLM refuses a prompt of max_model_len tokens."""
     assert stub.logprobs(make_rollout([1, 2, 3], [4, 5, 6, 7, 8])) == [-4.0, -5.0, -6.0, -7.0]
     assert stub.logprobs(make_rollout([1, 2, 3], [4, 5, 6, 7])) == [-4.0, -5.0, -6.0, -7.0]
     assert stub._llm.prompts == [[1, 2, 3, 4, 5, 6, 7]] * 2
+    assert [params["temperature"] for params in stub._llm.params] == [1.0] * 2
 
 
 def test_what_an_engine_dies_of_is_named(stub, monkeypatch):
@@ -96,6 +159,33 @@ def test_the_learner_lets_go_of_its_memory_before_the_engine_takes_its_own(stub,
     assert ["/".join(call) for call in calls] == steps.split()
     with pytest.raises(RuntimeError, match="sampler gives a response -5.5000 nats a token, the learner -6.0"):
         hand_over(lambda *a: (policy(*a)[0] - 0.5, None), stub, make_rollout([1, 2, 3], [4, 5, 6, 7, 8]), CPU)
+
+
+@pytest.mark.parametrize("shifts", [[0.5] * 5, [-0.5] * 5, [0.5, -0.5, 0.5, -0.5, 0.0], [math.nan] * 5])
+def test_a_gap_of_either_sign_stops_the_run_and_so_does_one_that_is_no_number(stub, shifts, monkeypatch):
+    monkeypatch.setattr(train, "checkpoint_weights", lambda policy: iter([]))
+    probe = make_rollout([1, 2, 3], [4, 5, 6, 7, 8])
+
+    def policy(input_ids, labels, mask):
+        return -labels.float() + torch.tensor([[0.0, 0.0, *shifts]]), None
+
+    with pytest.raises(RuntimeError, match="the weights did not arrive"):
+        hand_over(policy, stub, probe, CPU)
+    shifts = [0.1] * 5
+    hand_over(policy, stub, probe, CPU)
+
+
+def test_the_check_of_the_hand_over_computes_as_the_update_does(stub, monkeypatch):
+    monkeypatch.setattr(learner, "compute_dtype", lambda: torch.bfloat16)
+    monkeypatch.setattr(train, "checkpoint_weights", lambda policy: iter([]))
+    seen = []
+
+    def policy(input_ids, labels, mask):
+        seen.append((torch.is_autocast_enabled("cpu"), torch.is_grad_enabled()))
+        return -labels.float(), None
+
+    hand_over(policy, stub, make_rollout([1, 2, 3], [4, 5, 6, 7, 8]), CPU)
+    assert seen == [(True, False)]
 
 
 pytestmark = pytest.mark.skipif(

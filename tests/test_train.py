@@ -4,17 +4,34 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+from conftest import make_rollout, random_qwen2
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import config
+import learner
 import train
+import verify
 from data import Problem
+from learner import NotFinite, start_accelerator
+from rollout import EngineFailed, collate
 from runlog import response_metrics
-from train import Config, check, derived_seed, encode_questions, parse_config, questions_of_step
+from stopping import Interrupted
+from train import (
+    Config,
+    check,
+    checkpoint_state,
+    derived_seed,
+    encode_questions,
+    parse_config,
+    questions_of_step,
+    sample_or_stop,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -63,14 +80,40 @@ def test_every_recipe_passes_the_checks(monkeypatch):
             check(parse_config(["--recipe", recipe]), ranks)
 
 
+def test_everything_that_is_not_the_papers_is_off_unless_asked_for():
+    c = vars(parse_config(["--recipe", "oat-zero-7b"]))
+    off = dict(clip_eps_high=None, importance_cap=None, mask_truncated=False, skip_equal_groups=False)
+    off |= dict(report_to="none", resume=False, tensor_parallel=1, seed=0, algo="drgrpo")
+    assert {name: c[name] for name in off} == off
+
+
+def test_a_micro_batch_may_hold_just_one_full_response(checkpoint):
+    flags = ["--recipe", "tiny", "--model", checkpoint, "--micro_batch_tokens", str(64 + 128)]
+    check(parse_config(flags), 1)
+    assert "128 responses an update, in at most 128 micro-batches" in config.plan(parse_config(flags), 1, 99)
+    assert "32 responses an update, in at most 32" in config.plan(parse_config(flags), 4, 99)
+
+
+@pytest.mark.parametrize("on_gpu,default", [(False, 1.0), (True, 0.6)])
+def test_the_engine_has_a_gibibyte_or_three_fifths_of_a_gpu(on_gpu, default, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: on_gpu)
+    assert config.engine_share(Config()) == default
+    assert config.engine_share(Config(engine_memory=0.3)) == 0.3
+
+
 def test_resume_goes_on_with_the_settings_of_the_run(tmp_path):
     saved = parse_config(["--algo", "grpo", "--lr", "3e-5", "--output_dir", str(tmp_path)])
     (tmp_path / "config.json").write_text(json.dumps(vars(saved) | {"versions": {}}))
     c = parse_config(["--output_dir", str(tmp_path), "--resume", "--num_steps", "7"])
     assert (c.algo, c.lr, c.num_steps, c.resume) == ("grpo", 3e-5, 7, True)
-    (tmp_path / "config.json").write_text('{"algo": "gr')
+    moved = tmp_path / "moved"
+    (tmp_path / "config.json").rename(moved.with_suffix(".json"))
+    moved.mkdir()
+    moved.with_suffix(".json").rename(moved / "config.json")
+    assert parse_config(["--output_dir", str(moved), "--resume"]).output_dir == str(moved)
+    (moved / "config.json").write_text('{"algo": "gr')
     with pytest.raises(ValueError, match="^resume: .*/config.json cannot be read: "):
-        parse_config(["--output_dir", str(tmp_path), "--resume"])
+        parse_config(["--output_dir", str(moved), "--resume"])
 
 
 def test_resume_finds_the_run_below_the_home(tmp_path, monkeypatch):
@@ -125,7 +168,9 @@ def test_prompts_over_the_limit_are_left_out_and_counted(checkpoint, tokenizer, 
     assert kept == [problems[0], problems[2]] and max_model_len == longest + 9
     assert prompts == [tokenizer.encode("1 + 1?"), tokenizer.encode("2?")]
     assert "1 of 3 questions are left out: over max_prompt_tokens 8" in capsys.readouterr().out
-    c.prompts_per_step = 3
+    c.max_prompt_tokens = longest
+    assert encode_questions(c, tokenizer, problems, {})[0] == kept
+    c.max_prompt_tokens, c.prompts_per_step = 8, 3
     with pytest.raises(
         ValueError, match="2 of 3 questions of mine are within max_prompt_tokens 8, fewer than"
     ):
@@ -151,6 +196,9 @@ def test_a_response_ends_where_the_context_does_and_no_other_budget_shrinks(chec
     kept, _, max_model_len = encode_questions(c, tokenizer, [long, endless], {})
     assert kept == [long] and max_model_len == lengths[1] + 20
     assert "1 of 2 questions are left out: over what the context of" in capsys.readouterr().out
+    for length in (255, 256):  # a prompt must leave room for a token
+        questions = [short, Problem("1" * length, ("1",))]
+        assert encode_questions(c, tokenizer, questions, {})[0] == questions[: 1 + (length < 256)]
     with pytest.raises(ValueError, match=r"a prompt of held has \d+ tokens, and the context of .* is 256"):
         encode_questions(c, tokenizer, [short], {"held": [short, endless]})
 
@@ -192,6 +240,12 @@ def test_a_response_ends_where_the_context_does_and_no_other_budget_shrinks(chec
         ("--minibatch_size 100", "minibatch_size 100 does not divide the 256 responses"),
         ("--num_steps 0", "num_steps is 0, and must be above 0"),
         ("--temperature -1", "temperature is -1.0, and must be above 0"),
+        ("--clip_eps_high 0", "clip_eps_high is 0.0, and must be above 0 or left out"),
+        ("--importance_cap -1", "importance_cap is -1.0, and must be above 0 or left out"),
+        ("--beta -0.1", "beta -0.1 with skip_equal_groups False: beta must not be negative"),
+        ("--beta 0.1 --skip_equal_groups", "above 0 groups of equal rewards have a gradient too"),
+        ("--max_response_tokens 256 --micro_batch_tokens 320", "max_response_tokens 256 is over the context"),
+        ("--micro_batch_tokens 191", "does not hold one full response: 192, max_prompt_tokens 64"),
         ("--micro_batch_tokens 100", "micro_batch_tokens 100 does not hold one full response"),
         ("--max_response_tokens 1000", "is over the context of"),
         ("--max_prompt_tokens 3", "0 of 8000 questions of arithmetic are within max_prompt_tokens 3"),
@@ -295,6 +349,267 @@ def test_dry_run_reads_the_questions_as_a_start_does(monkeypatch, capsys, checkp
         train.main()
     assert stopped.value.code == 2
     assert "long.jsonl has 400 tokens, and the context" in capsys.readouterr().err
+
+
+def test_evaluation_questions_are_not_trained_on(checkpoint):
+    c = parse_config(["--recipe", "tiny", "--model", checkpoint, "--eval_limit", "50"])
+    _, problems, prompts, eval_sets, max_model_len = train.prepare(c, start_accelerator())
+    held_out = {problem.question for problem in eval_sets["arithmetic"]}
+    assert len(held_out) > 40 and not held_out & {problem.question for problem in problems}
+    assert len(prompts) == len(problems) and max_model_len > 128
+
+
+@pytest.mark.parametrize(
+    "error,code,message",
+    [
+        (NotFinite("a loss is nan", []), 3, "train.py: a loss is nan"),
+        (EngineFailed("ill"), 4, "train.py: the engine failed: ill; to go on: --output_dir {} --resume"),
+    ],
+)
+def test_the_exit_code_tells_what_ended_a_run(error, code, message, monkeypatch, capsys, tmp_path):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(train, "prepare", lambda *_: ())
+    monkeypatch.setattr(train, "train", fail)
+    monkeypatch.setattr(sys, "argv", f"train.py --recipe tiny --output_dir {tmp_path}/run".split())
+    with pytest.raises(SystemExit) as stopped:
+        train.main()
+    assert stopped.value.code == code
+    assert capsys.readouterr().err == message.format(f"{tmp_path}/run") + "\n"
+
+
+def test_sampling_is_given_up_for_a_signal_and_a_dead_engine_is_named(monkeypatch):
+    stop, seen = SimpleNamespace(received=0, sampling=False), []
+
+    def sample(*outcome):
+        seen.append(stop.sampling)
+        if isinstance(outcome[0], BaseException):
+            stop.received = signal.SIGTERM * isinstance(outcome[0], Interrupted)
+            raise outcome[0]
+        return list(outcome)
+
+    assert sample_or_stop(lambda: sample("a"), stop, 1) == (["a"], "") and not stop.sampling
+    assert sample_or_stop(lambda: sample(EngineFailed("ill")), stop, 1) == ([], "ill") and not stop.sampling
+    assert seen == [True, True]  # a signal that comes then is obeyed at once
+    with pytest.raises(EngineFailed):  # the others would wait within the engine
+        sample_or_stop(lambda: sample(EngineFailed("ill")), stop, 2)
+    assert seen[2:] == [False] and not stop.sampling
+    assert sample_or_stop(lambda: sample(Interrupted()), stop, 1) == ([], "") and stop.received
+    assert sample_or_stop(lambda: pytest.fail("sampled after a signal"), stop, 1) == ([], "")
+    # Of two ranks: the first has the signal, then the other's engine is dead.
+    stop.received = 0
+    monkeypatch.setattr(train, "gather_object", lambda _: [("", signal.SIGTERM), ("", 0)])
+    assert sample_or_stop(lambda: sample("a"), stop, 1)[1] == "" and stop.received == signal.SIGTERM
+    stop.received = 0
+    monkeypatch.setattr(train, "gather_object", lambda _: [("", 0), ("ill", 0)])
+    assert sample_or_stop(lambda: sample("a"), stop, 1)[1] == "ill"
+    monkeypatch.setattr(train, "gather_object", lambda _: [("", signal.SIGTERM), ("ill", 0)])
+    assert sample_or_stop(lambda: sample("a"), stop, 1)[1] == ""
+
+
+def test_the_state_of_a_checkpoint_by_hand():
+    c = Config(prompts_per_step=4, seed=5)
+    evaluated = {"eval/a/accuracy": 0.25, "eval/b/accuracy": 0.75, "eval/b/truncated": 1.0}
+    state = checkpoint_state(c, 3, 2, evaluated)
+    assert (state["step"], state["position"], state["seed"], state["world_size"]) == (3, 12, 5, 2)
+    assert state["accuracy"] == 0.5 and checkpoint_state(c, 3, 2, {})["accuracy"] is None
+
+
+# The loop, with a scripted engine: five steps of two questions with four responses
+
+# A group's responses: text, tokens, whether the budget cut it off. The first is right and cut off.
+ANSWER = " </think> <answer>{}</answer>"
+GROUP = [(ANSWER.format(2) + " and", 4, True), (ANSWER.format(2), 2, False)]
+GROUP += [(ANSWER.format(3), 5, False), ("none", 3, False)]
+QUESTIONS = [Problem(f"{i} + {2 - i}?", ("2",)) for i in range(6)]
+PROMPTS = [[5, 6, 10 + i] for i in range(6)]
+
+
+class ScriptedEngine:
+    """Takes the place of `Sampler`: the responses are given, the log-probs those of the weights it has."""
+
+    def __init__(self, model, **options):
+        self.model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+        self.calls, self.asked, self.probes = [], [], []
+        self.fail_at = None
+
+    def sample(self, prompts, n, temperature, max_response_tokens, stop, seed, **_):
+        if n > 1:
+            self.calls.append("sample")
+            self.asked.append((prompts, temperature, max_response_tokens, stop, seed))
+            if len(self.asked) == self.fail_at:
+                raise EngineFailed("ill")
+        return [
+            replace(make_rollout(ids, list(range(20, 20 + tokens))), text=text, truncated=truncated)
+            for ids in prompts
+            for text, tokens, truncated in GROUP[:n]
+        ]
+
+    def load_weights(self, named_tensors):
+        self.calls.append("load_weights")
+        self.model.load_state_dict(dict(named_tensors))
+
+    def logprobs(self, rollout):
+        self.calls.append("logprobs")
+        self.probes.append(len(rollout.response_ids))
+        batch = collate([rollout])
+        with torch.no_grad():
+            logps = self.model(input_ids=batch.input_ids).logits.log_softmax(dim=-1)
+        return logps.gather(-1, batch.labels[..., None])[..., 0][batch.response_mask].tolist()
+
+    def __getattr__(self, name):  # sleep, wake_weights, wake_cache
+        return lambda: self.calls.append(name)
+
+
+class TextVerifier:
+    """Takes the place of `VerifierPool`: no processes, and a timeout in each call."""
+
+    def __init__(self, num_workers):
+        self.timeouts = 0
+
+    def verify_all(self, responses, answers, answer_format):
+        self.timeouts += 1
+        pairs = zip(responses, answers, strict=True)
+        return [verify.verify(response, truths, answer_format) for response, truths in pairs]
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def loop(tokenizer, tmp_path, monkeypatch):
+    """A function that runs the loop in this process -> what its parts were given."""
+    random_qwen2(tokenizer, tied=True).to(torch.bfloat16).save_pretrained(tmp_path / "base")
+    seen = SimpleNamespace(folder=tmp_path / "run", saved=[], updates=[], tries=[], refuse_save=None)
+    seen.folder.mkdir()
+    seen.stop = SimpleNamespace(received=0, sampling=False)
+    real_update = train.update
+
+    def engine(*arguments, **options):
+        seen.engine = ScriptedEngine(*arguments, **options)
+        seen.engine.fail_at = seen.fail_at
+        return seen.engine
+
+    def update(policy, optimizer, rollouts, advantages, c, device, seed, reference):
+        seen.updates.append((advantages.tolist(), dict(optimizer.param_groups[0]), seed, reference))
+        if len(seen.updates) == seen.stop_in:
+            seen.stop.received = seen.signal
+        return real_update(policy, optimizer, rollouts, advantages, c, device, seed, reference)
+
+    def save_checkpoint(folder, state, *_):
+        seen.tries.append(state["step"])
+        if state["step"] == seen.refuse_save:
+            raise OSError("no room")
+        seen.saved.append((state["step"], state["accuracy"]))
+
+    monkeypatch.setattr(learner, "compute_dtype", lambda: torch.float32)
+    for name, stub in dict(
+        Sampler=engine,
+        VerifierPool=TextVerifier,
+        StopSignal=lambda: seen.stop,
+        update=update,
+        save_checkpoint=save_checkpoint,
+    ).items():
+        monkeypatch.setattr(train, name, stub)
+
+    def run(accelerator=None, fail_at=None, stop_in=None, received=0, refuse_save=None, **changes):
+        seen.fail_at, seen.stop_in, seen.signal, seen.refuse_save = fail_at, stop_in, received, refuse_save
+        usual = dict(model=str(tmp_path / "base"), output_dir=str(seen.folder), template="r1", num_steps=5)
+        usual |= dict(prompts_per_step=2, group_size=4, minibatch_size=4, max_response_tokens=8, lr=1e-3)
+        usual |= dict(eval_every=2, save_every=3, temperature=0.7, micro_batch_tokens=1000)
+        c = Config(**usual | changes)
+        sets = {"mine": QUESTIONS[:2]}
+        train.train(c, accelerator or start_accelerator(), tokenizer, QUESTIONS, PROMPTS, sets, 32)
+        return seen
+
+    run.seen = seen
+    return run
+
+
+def test_a_right_response_that_the_budget_cut_off_is_not_rewarded(loop):
+    seen = loop(num_steps=1)
+    assert seen.updates[0][0] == [-0.25, 0.75, -0.25, -0.25] * 2  # the second of each group alone is right
+    metrics = lines(seen.folder / "metrics.jsonl")[1]
+    assert (metrics["reward/mean"], metrics["reward/formatted"], metrics["truncated"]) == (0.25, 0.75, 0.25)
+    assert (metrics["response_tokens/correct"], metrics["response_tokens/incorrect"]) == (2, 4)
+    samples = lines(seen.folder / "samples.jsonl")
+    assert [(s["response"], s["reward"], s["truncated"]) for s in samples] == [(GROUP[0][0], 0.0, True)] * 2
+
+
+def test_the_loop_samples_learns_hands_over_evaluates_and_saves_when_it_should(loop):
+    seen = loop()
+    hand_over = ["wake_weights", "load_weights", "wake_cache", "logprobs"]
+    assert seen.engine.calls == hand_over + ["sample", "sleep", *hand_over] * 5
+    assert seen.engine.probes == [4] + [5] * 5  # the longest response of a step
+    for step, (prompts, *settings, _) in enumerate(seen.engine.asked):
+        assert prompts == [PROMPTS[i] for i in questions_of_step(step, 2, 6, seed=0)]
+        assert settings == [0.7, 8, ("</answer>",)]
+    assert len({seed for *_, seed in seen.engine.asked}) == len({seed for *_, seed, _ in seen.updates}) == 5
+    _, group, _, reference = seen.updates[0]
+    assert (group["lr"], group["betas"], group["weight_decay"], reference) == (1e-3, (0.9, 0.95), 0.0, None)
+    metrics = lines(seen.folder / "metrics.jsonl")
+    assert [m["step"] for m in metrics if "eval/mine/accuracy" in m] == [0, 2, 4, 5]
+    assert seen.saved == [(3, None), (5, 1.0)]
+    for m in metrics[1:]:
+        parts = [m[f"time/{part}"] for part in ("sample", "verify", "update", "sync")]
+        assert m["tokens_per_second"] * sum(parts) == pytest.approx(2 * (4 + 2 + 5 + 3))
+        assert min(*parts, m["time/rest"]) >= 0 and m["verify/timeouts"] == 1
+    assert AutoModelForCausalLM.from_pretrained(seen.folder / "model").dtype == torch.bfloat16  # as the base
+
+
+def test_grpo_scales_by_the_std_and_beta_brings_a_reference(loop):
+    seen = loop(num_steps=1, algo="grpo", beta=0.1)
+    # Squared deviations of (0, 1, 0, 0) sum to 3/4, so the unbiased std is 1/2.
+    assert seen.updates[0][0] == pytest.approx([-0.5, 1.5, -0.5, -0.5] * 2, abs=1e-6)
+    assert seen.updates[0][3] is not None
+    assert "reference_kl" in lines(seen.folder / "metrics.jsonl")[1]
+
+
+def test_a_rank_asks_its_own_questions_with_seeds_of_its_own(loop):
+    ours = loop(num_steps=2).engine.asked
+    second = SimpleNamespace(device=torch.device("cpu"), process_index=1, num_processes=2)
+    vars(second).update(is_main_process=True, print=print, log=lambda *_, **__: None)
+    seen = loop(accelerator=second, num_steps=2)
+    for step, (prompts, *_) in enumerate(seen.engine.asked):
+        assert prompts == [PROMPTS[questions_of_step(step, 2, 6, seed=0)[1]]]
+    assert not {seed for *_, seed in ours} & {seed for *_, seed in seen.engine.asked}
+    assert len({seed for *_, seed, _ in seen.updates}) == 4
+
+
+def test_a_checkpoint_that_could_not_be_written_is_tried_again_after_the_next_step(loop):
+    seen = loop(refuse_save=3)
+    assert seen.tries == [3, 4, 5] and seen.saved == [(4, 1.0), (5, 1.0)]
+
+
+@pytest.mark.parametrize("fail_at,saved", [(3, [(2, None)]), (4, [(3, None)])])
+def test_what_was_learned_is_saved_once_before_a_dead_engine_ends_the_run(fail_at, saved, loop):
+    with pytest.raises(EngineFailed, match="ill"):
+        loop(fail_at=fail_at)
+    assert loop.seen.saved == saved and len(loop.seen.updates) == fail_at - 1
+
+
+@pytest.mark.parametrize("received,model", [(signal.SIGINT, True), (signal.SIGTERM, False)])
+def test_a_signal_ends_the_run_after_the_step_and_only_ctrl_c_waits_for_the_model(received, model, loop):
+    seen = loop(stop_in=2, received=received)
+    assert seen.saved == [(2, None)] and len(seen.updates) == len(seen.engine.asked) == 2
+    assert (seen.folder / "model").exists() == model
+
+
+def test_a_resumed_run_repeats_no_step_and_keeps_its_lines(loop, monkeypatch):
+    seen = loop(num_steps=4)
+    first = lines(seen.folder / "metrics.jsonl")
+    state = {"step": 3, "world_size": 1, "code": train.code_version()}
+    monkeypatch.setattr(train, "load_checkpoint", lambda *_: state)
+    seen.saved.clear()
+    seen = loop(resume=True)
+    metrics = lines(seen.folder / "metrics.jsonl")
+    assert metrics[:4] == first[:4] and [m["step"] for m in metrics] == [0, 1, 2, 3, 4, 5]
+    assert [prompts for prompts, *_ in seen.engine.asked] == [
+        [PROMPTS[i] for i in questions_of_step(step, 2, 6, seed=0)] for step in (3, 4)
+    ]
+    assert seen.engine.calls[:4] == ["wake_weights", "load_weights", "wake_cache", "logprobs"]
+    assert seen.saved == [(5, 1.0)]
 
 
 # The whole program, on a random model: real engine, real processes, real files

@@ -1,5 +1,6 @@
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import arithmetic_problems
-from verify import VerifierPool, answers_match, extract_answer_tag, extract_boxed, normalize, verify
+from verify import VerifierPool, answers_match, extract_answer_tag, extract_boxed, normalize, verify, work
 
 ROOT = Path(__file__).parents[1]
 CASES = ROOT.parent / "shared" / "data" / "verify_dev.jsonl"
@@ -90,6 +91,9 @@ TABLE = {
         (r"1\frac{4}{5}", "1.8", True),
         ("1 1/2", "1.5", True),
         ("1 1/2", "11/2", False),
+        ("1 5/2", "7/2", False),  # no mixed number: the fraction is over 1
+        ("8 = 8.05", "8", False),
+        (r"8 \approx 8.05", "8", True),
         (r"-3\frac12", "-3.5", True),
         (r"918\frac{1}{2}", "9181/2", False),
     ],
@@ -637,6 +641,7 @@ def test_extract_boxed(text, expected):
         ("thinking</think><answer>7</answer>", "7"),
         ("thinking</think>\n\n\t<answer>7</answer>", "7"),
         ("</think> so <answer>7</answer>", None),
+        ("</think> <answer>6</answer> No: </think> <answer>7</answer>", "7"),
         ("<answer>7</answer> </think>", None),
         ("thinking <answer>7</answer>", None),
         ("</think> <answer>7", None),
@@ -803,6 +808,24 @@ def test_a_hung_or_dead_worker_costs_one_answer():
         assert not any(verdict.correct for verdict in verdicts)
 
 
+def test_a_worker_limits_its_memory_and_each_answers_time(monkeypatch):
+    """The alarm is set for an answer and off between answers, or it would end an idle worker."""
+    calls = []
+    monkeypatch.setattr(resource, "setrlimit", lambda *limit: calls.append(("limit", limit[1])))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(signal, "setitimer", lambda _, seconds: calls.append(("alarm", seconds)))
+    monkeypatch.setattr(os, "write", lambda _, data: calls.append(("write", data)))
+    lines = [json.dumps([["x+1", "2"], ["x+1", "1+x"]]) + "\n", json.dumps([["x", "y"]]) + "\n"]
+    monkeypatch.setattr(sys, "stdin", lines)
+    work(2.0)
+    assert calls == [
+        ("limit", (2**31, 2**31)),
+        ("write", b"r"),
+        *[("alarm", 2.5), ("alarm", 0), ("write", b"1r")],
+        *[("alarm", 2.5), ("alarm", 0), ("write", b"0r")],
+    ]
+
+
 def test_workers_ignore_what_a_launcher_sends_to_all_processes_of_a_rank():
     answers = [(f"x + {i}", (f"{i} + x",)) for i in range(8)]
     responses, references = [f"\\boxed{{{given}}}" for given, _ in answers], [truths for _, truths in answers]
@@ -824,6 +847,8 @@ def test_pool_keeps_order_and_accepts_any_reference():
         verdicts = pool.verify_all(responses, answers, "boxed")
         assert [verdict.correct for verdict in verdicts] == [bool(i % 3) for i in range(50)]
         assert pool.verify_all([], [], "boxed") == []
+        # One reference is refused by its text alone, the other needs mathematics.
+        assert pool.verify_all([r"\boxed{5\text{ m}}"], [(r"5\text{ s}", r"\sqrt{25}")], "boxed")[0].correct
         empty = "</think> <answer></answer>"
         assert pool.verify_all([empty], [("7",)], "answer_tag") == [(True, False, False)]
         assert [v.correct for v in pool.verify_all(["", r"\boxed{7}"], [("7",)] * 2, "boxed")] == [
