@@ -171,7 +171,7 @@ def test_the_engine_samples_with_the_flags_of_the_command_line(tokenizer, monkey
         def __init__(self, model, *, max_model_len, dtype, memory):
             calls.append((model, max_model_len, memory))
 
-        def sample(self, prompts, n, temperature, max_response_tokens, stop, seed, progress, logprobs):
+        def sample(self, prompts, n, temperature, max_response_tokens, stop, seed, progress, logprobs, top_p):
             calls.append((n, temperature, max_response_tokens, stop, seed))
             return [SimpleNamespace(text="", response_ids=[1], truncated=False) for _ in prompts * n]
 
@@ -294,7 +294,6 @@ def test_a_served_model_gets_the_same_report_and_is_resumed(checkpoint, tmp_path
     assert groups == [("none", 0, 1), ("none", 1, 2), ("r1", 0, 1), ("r1", 1, 2)]
     assert len(records) == 18 and all(r["response_tokens"] == 4 for r in records)
     assert report["max_response_tokens"] == 3000 and report["prompts_as"] == "token ids"
-    assert {tuple(body.get("stop", ())) for body in stub.requests} == {(), ("</answer>",)}
     assert "as token ids" in capsys.readouterr().out
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import make_rollout, random_qwen2, settings
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, GPT2Config, PhiConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import learner
 from learner import (
@@ -14,7 +14,6 @@ from learner import (
     check_model,
     cut_micro_batches,
     cut_minibatches,
-    empty_model,
     load_policy,
     prepare_policy,
     update,
@@ -398,33 +397,6 @@ def test_gradient_checkpointing_computes_layers_twice_and_gives_the_same_gradien
         torch.testing.assert_close(plain, recomputed, atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "config,message",
-    [
-        (
-            PhiConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2),
-            "PhiForCausalLM has a biased",
-        ),
-        (
-            Gemma2Config(
-                hidden_size=32,
-                num_hidden_layers=1,
-                num_attention_heads=2,
-                num_key_value_heads=1,
-                head_dim=16,
-                vocab_size=100,
-            ),
-            "Gemma2ForCausalLM has a biased or soft-capped head",
-        ),
-        (GPT2Config(n_embd=32, n_layer=1, n_head=2), "GPT2LMHeadModel has no decoder layers in"),
-    ],
-)
-def test_architectures_that_do_not_fit_are_refused_by_their_config(config, message, tmp_path):
-    config.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=message):
-        empty_model(str(tmp_path))
-
-
 def test_model_paths(checkpoint, tmp_path):
     assert check_model(checkpoint) == 256
     for path in (str(tmp_path / "none"), "./none", "none", "a/b/c"):
@@ -435,7 +407,7 @@ def test_model_paths(checkpoint, tmp_path):
 
 
 def test_a_hub_id_that_cannot_be_read_is_one_sentence(monkeypatch):
-    def fail(path):
+    def fail(*_, **__):
         raise OSError("no connection\nsee the docs")
 
     monkeypatch.setattr(learner.AutoConfig, "from_pretrained", fail)
