@@ -208,6 +208,7 @@ def test_bounds_are_not_too_tight():
         ("x>2 or x>3", "x>3", EXACT, False),
         ("x=1,y=2", "y=2,x=1", EXACT, True),
         ("x=1,y=2", "x=2,y=1", EXACT, False),
+        ("x=1,y=2,z=3", "x=1,y=2", EXACT, False),
         ("a=1,b=2", "a=1,c=2", EXACT, True),
         ("(a,b)=(1,2)", "(b,a)=(1,2)", EXACT, False),
         ("(a,b)=(1,2)", "b=2,a=1", EXACT, True),

@@ -151,6 +151,16 @@ def test_what_does_not_fit_is_named_with_the_flag_to_change(
         assert line.startswith(f"! 8 x {size} GB: ") and text in line
 
 
+def test_the_table_tells_the_engines_share_by_hand(qwen_7b, monkeypatch):
+    monkeypatch.setattr(memory, "learner_memory", lambda *_: memory.Memory(*(p * 1e9 for p in FITS)))
+    printed = memory_table(settings(), qwen_7b, 0.6, ((8, 40), (8, 80))).splitlines()
+    rows = {line[:46].strip(): line[46:].split() for line in printed if len(line) == 46 + 2 * 12}
+    # 60 % of 40 and 80 GB without 15.23 of weights; 12 GB of the learner stay beside; 0.2308 a response.
+    assert rows["engine: weights"] == ["15.2", "15.2"] and rows["engine: KV cache"] == ["8.8", "32.8"]
+    assert rows["with the learner's weights and optimizer"] == ["36.0", "60.0"]
+    assert rows["responses of full length sampled at once"] == ["38", "142"]
+
+
 def check(model, gpu_bytes, share=0.6, ranks=8, **changes):
     check_memory(settings(**changes), model, share, gpu_bytes, torch.bfloat16, ranks, ranks)
 

@@ -420,9 +420,8 @@ def test_the_state_of_a_checkpoint_by_hand():
 
 # A group's responses: text, tokens, whether the budget cut it off. The first is right and cut off.
 ANSWER = " </think> <answer>{}</answer>"
-GROUP = [(ANSWER.format(2) + " and", 4, True), (ANSWER.format(2), 2, False)]
-GROUP += [(ANSWER.format(3), 5, False), ("none", 3, False)]
-QUESTIONS = [Problem(f"{i} + {2 - i}?", ("2",)) for i in range(6)]
+GROUP = [(ANSWER + " and", 4, True), (ANSWER, 2, False), (ANSWER.format("{}0"), 5, False), ("none", 3, False)]
+QUESTIONS = [Problem(f"{i} + 2?", (str(i + 2),)) for i in range(6)]
 PROMPTS = [[5, 6, 10 + i] for i in range(6)]
 
 
@@ -441,7 +440,11 @@ class ScriptedEngine:
             if len(self.asked) == self.fail_at:
                 raise EngineFailed("ill")
         return [
-            replace(make_rollout(ids, list(range(20, 20 + tokens))), text=text, truncated=truncated)
+            replace(
+                make_rollout(ids, list(range(20, 20 + tokens))),
+                text=text.format(PROMPTS.index(ids) + 2 if ids in PROMPTS else 2),
+                truncated=truncated,
+            )
             for ids in prompts
             for text, tokens, truncated in GROUP[:n]
         ]
@@ -519,7 +522,7 @@ def loop(tokenizer, tmp_path, monkeypatch):
         usual |= dict(prompts_per_step=2, group_size=4, minibatch_size=4, max_response_tokens=8, lr=1e-3)
         usual |= dict(eval_every=2, save_every=3, temperature=0.7, micro_batch_tokens=1000)
         c = Config(**usual | changes)
-        sets = {"mine": QUESTIONS[:2]}
+        sets = {"mine": [Problem("1 + 1?", ("2",)), Problem("0 + 2?", ("2",))]}
         train.train(c, accelerator or start_accelerator(), tokenizer, QUESTIONS, PROMPTS, sets, 32)
         return seen
 
@@ -534,7 +537,8 @@ def test_a_right_response_that_the_budget_cut_off_is_not_rewarded(loop):
     assert (metrics["reward/mean"], metrics["reward/formatted"], metrics["truncated"]) == (0.25, 0.75, 0.25)
     assert (metrics["response_tokens/correct"], metrics["response_tokens/incorrect"]) == (2, 4)
     samples = lines(seen.folder / "samples.jsonl")
-    assert [(s["response"], s["reward"], s["truncated"]) for s in samples] == [(GROUP[0][0], 0.0, True)] * 2
+    assert [(s["reward"], s["truncated"]) for s in samples] == [(0.0, True)] * 2
+    assert [s["response"] for s in samples] == [GROUP[0][0].format(*s["answers"]) for s in samples]
 
 
 def test_the_loop_samples_learns_hands_over_evaluates_and_saves_when_it_should(loop):
