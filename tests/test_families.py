@@ -36,7 +36,7 @@ EXACT = {
     "SmolLM3": {},
     "Granite": dict(logits_scaling=8.0, embedding_multiplier=3.0, residual_multiplier=0.5),
     "Cohere": dict(logit_scale=0.25),
-    "GPTNeoX": {},
+    "GPTNeoX": dict(num_key_value_heads=2),  # it has as many of these as heads
 }
 
 
