@@ -2,7 +2,7 @@
 #   make train ARGS="--algo grpo --num_steps 5"    any flag of train.py
 #   make paper                                     the paper's experiments in miniature (ARGS="fig5": one)
 #   make smoke                                     on a new GPU: sleep, wake, hand-over, two steps
-#   make soak                                      kills runs at random moments, and resumes them
+#   make soak                                      kills runs at random moments, and resumes them; more architectures
 #   make train GPU=0                               the CPU build, also where there is a GPU
 
 PYTHON ?= python3
@@ -32,7 +32,7 @@ smoke: $(INSTALLED)
 	.venv/bin/python benchmarks/smoke.py $(ARGS)
 
 soak: $(INSTALLED)
-	.venv/bin/python -m pytest -m soak -s tests/test_faults.py $(ARGS)
+	.venv/bin/python -m pytest -m soak -s tests/test_faults.py tests/test_families.py $(ARGS)
 
 lint: $(INSTALLED)
 	.venv/bin/ruff check .

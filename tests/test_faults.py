@@ -1,5 +1,6 @@
 """Runs that are killed, stopped, starved or poisoned: real processes, a random model. See `make soak` too."""
 
+import contextlib
 import json
 import os
 import random
@@ -9,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from conftest import free_port, make_rollout
 from transformers import AutoModelForCausalLM
@@ -55,8 +57,10 @@ def read_until(process: subprocess.Popen, text: str) -> None:
 
 
 def kill(process: subprocess.Popen) -> None:
-    """kill -9 for all of its processes."""
-    os.killpg(process.pid, signal.SIGKILL)
+    """kill -9 for all of its processes; the launcher starts its ranks in sessions of their own."""
+    for each in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
     process.wait()
     process.stdout.close()
 
