@@ -214,6 +214,7 @@ def test_a_failed_engine_is_saved_before_and_a_resumed_run_goes_on_as_if_it_had_
 def test_signals_are_obeyed_at_once_while_sampling_else_kept_for_later(capsys):
     usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the tests run below nohup
         for number in (signal.SIGTERM, signal.SIGHUP):
             stop = StopSignal()
             signal.raise_signal(number)
