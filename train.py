@@ -130,7 +130,7 @@ def hand_over(
 
     RuntimeError when their log-probs differ by more than `limit` nats a token on average: weights that did
     not arrive whole would mean sampling from another policy than the one that learns. Rounding to bf16 gives
-    up to some 0.05 over a hundred tokens, by a model as unsure as SmolLM2-135M is on mathematics.
+    up to some 0.05, by a model as unsure as SmolLM2-135M is on mathematics.
     """
     batch = collate([probe], device)
     with torch.no_grad(), autocast(device):

@@ -1,4 +1,4 @@
-"""Speed and memory on one GPU at real shapes: a line a figure, one JSON line last; no network, 5 minutes.
+"""Speed and memory on one GPU at real shapes: a line a figure, one JSON line last; no network.
 
     python benchmarks/gpu.py                      Qwen2.5-1.5B's shape with random weights
     python benchmarks/gpu.py --parts learner      some parts; each stands alone, and one that fails says so

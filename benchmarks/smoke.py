@@ -16,10 +16,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
-from accelerate import Accelerator
 from transformers import AutoTokenizer
 
-from learner import compute_dtype, load_policy
+from learner import compute_dtype, load_policy, start_accelerator
 from pretrain import TINY_BASE, make_tiny_base
 from rollout import Sampler
 from train import hand_over
@@ -39,7 +38,7 @@ def report(moment: str) -> None:
 
 def engine_part(model: str) -> None:
     """Sampling by seed, sleep, wake and hand-over, in a process of its own, so that the GPU is free after."""
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    accelerator = start_accelerator()
     if model == TINY_BASE and not os.path.isdir(model):
         make_tiny_base(model, accelerator)
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
