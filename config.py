@@ -33,7 +33,7 @@ RECIPES = {
     "oat-zero-1.5b": dict(model="Qwen/Qwen2.5-Math-1.5B", data="math12k", template="r1", **LARGE),
     "oat-zero-3b": dict(model="lkevinzc/Llama-3.2-3B-NuminaQA", data="math12k", template="r1", **LARGE),
     "figure5": dict(model="Qwen/Qwen2.5-1.5B", data="math12k", template="r1", **LARGE),
-    # Not the paper's: for one GPU of 24 GB. GSM8K by its own splits, so that its test questions are not seen.
+    # Not the paper's: for one small GPU. GSM8K by its own splits, so that its test questions are not seen.
     "gsm8k-0.5b": dict(
         model="Qwen/Qwen2.5-0.5B",
         data="openai/gsm8k:main",
