@@ -47,7 +47,7 @@ RECIPES = {
         eval_data=["openai/gsm8k:main"],
         engine_memory=0.5,
         **LARGE,
-    ),  # fmt: skip
+    ),
 }
 # recipe -> number of GPUs -> how many GB each must have, by memory.py's plan; the best recipe first.
 SMALLEST_GPU = {
