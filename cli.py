@@ -177,7 +177,7 @@ def check_launcher() -> None:
 def try_hub(sources: Iterable[str]) -> None:
     """Where one of these can only be on the Hub, and that does not answer, its libraries look no further.
 
-    They would ask six times for each file, in 25 s and eleven lines. What is in their cache still loads.
+    They would ask six times for each file, waiting up to 8 s between. What is in their cache still loads.
     """
     wanted = [s for s in sources if HUB_ID.fullmatch(s) and not Path(s).exists()]
     if not wanted or huggingface_hub.constants.HF_HUB_OFFLINE:
