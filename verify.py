@@ -481,12 +481,9 @@ def work(timeout_s: float) -> None:
     which stops C code too.
     """
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    for number in (
-        signal.SIGINT,
-        signal.SIGTERM,
-        signal.SIGHUP,
-    ):  # a launcher sends them to all its processes
-        signal.signal(number, signal.SIG_IGN)  # the parent ends this one
+    # A launcher sends these to all processes of a rank; the parent ends this one.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     import mathexpr  # noqa: F401, before the first answer, so that none pays for the import of sympy
 
