@@ -194,7 +194,7 @@ def check_memory(
     if need.update + engine > USABLE_RAM * room:  # without a GPU the engine keeps its memory
         raise ValueError(
             f"{room / GB:.1f} GB of RAM a process, and the engine takes {engine / GB:.1f}: "
-            + (_change_of_update(c, need, USABLE_RAM * room - engine))
+            + _change_of_update(c, need, USABLE_RAM * room - engine)
         )
 
 
