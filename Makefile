@@ -40,8 +40,15 @@ lint: $(INSTALLED)
 
 # A new .venv each time the list changes: the GPU and CPU builds of vLLM own the same files and cannot be mixed.
 $(INSTALLED): $(REQUIREMENTS)
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed: Python 3.11 to 3.13 is needed"; exit 1; }
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v[:2] <= (3, 13) else \
 	    f"Python 3.11 to 3.13 is needed, but $(PYTHON) is {v[0]}.{v[1]}: set another with make PYTHON=python3.12 ...")'
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
+	    { echo "$(PYTHON) comes without venv: on Debian and Ubuntu, apt install python3-venv"; exit 1; }
+ifeq ($(KIND)-$(shell uname),cpu-Linux)
+	@$(PYTHON) -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null || \
+	    { echo "libnuma is missing, which vLLM loads: on Debian and Ubuntu, apt install libnuma1"; exit 1; }
+endif
 	@echo "Installing $(REQUIREMENTS) into .venv (once; a few minutes)"
 	rm -rf .venv
 	$(PYTHON) -m venv .venv

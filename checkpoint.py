@@ -14,6 +14,7 @@ import pickle
 import shutil
 import socket
 from collections.abc import Callable
+from enum import EnumType
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -231,6 +232,15 @@ class _Unpickler(pickle.Unpickler):
     }
 
     def find_class(self, module: str, name: str):
+        if (module, name) == ("builtins", "getattr"):
+            return _member
         if name not in self.ALLOWED.get(module, []):
             raise pickle.UnpicklingError(f"a checkpoint's metadata must not name {module}.{name}")
         return super().find_class(module, name)
+
+
+def _member(of: type, name: str):
+    """Stands for getattr: Python 3.11.0 to 3.11.3, Debian 12's too, pickle a member of an enum by it."""
+    if not isinstance(of, EnumType):
+        raise pickle.UnpicklingError(f"a checkpoint's metadata must not take {name} of {of}")
+    return of[name]

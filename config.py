@@ -3,17 +3,26 @@
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+from accelerate.utils import broadcast_object_list
 
 from cli import Flags, above_zero
 from learner import check_model, compute_dtype, empty_model
 from loss import ALGOS
-from memory import GB, MACHINES, check_disk, check_memory, memory_table
+from memory import (
+    GB,
+    LARGEST_MICRO_BATCH,
+    MACHINES,
+    check_disk,
+    check_memory,
+    fitting_micro_batch,
+    memory_table,
+)
 from pretrain import TINY_BASE
 from templates import TEMPLATES
 
@@ -21,7 +30,7 @@ BENCHMARKS = ["aime", "amc", "math500", "minerva", "olympiad"]
 
 TINY = dict(
     model=TINY_BASE, data="arithmetic", template="none", eval_data=["arithmetic"], num_steps=100,
-    prompts_per_step=32, max_prompt_tokens=64, max_response_tokens=128, micro_batch_tokens=8192, lr=6e-5,
+    prompts_per_step=32, max_prompt_tokens=64, max_response_tokens=128, lr=6e-5,
     eval_every=20, save_every=20, attn_implementation="eager",
 )  # fmt: skip
 LARGE = dict(
@@ -102,7 +111,9 @@ class Config:
     temperature: float = flag(1.0, "of sampling, and of the learner's log-probs")
 
     minibatch_size: int = flag(128, "responses an optimizer update, over all ranks")
-    micro_batch_tokens: int = flag(16384, "tokens a forward and backward of one rank, padding included")
+    micro_batch_tokens: int | None = flag(
+        None, "most tokens of a rank's forward and backward, padding included; default: what fits the memory"
+    )
     lr: float = flag(1e-6, "learning rate of AdamW, constant")
     clip_eps: float = flag(0.2, "the ratio is clipped to 1 +- this (Eq. 2)")
     max_grad_norm: float = flag(1.0, "gradients of a larger norm are scaled down to it")
@@ -124,6 +135,7 @@ class Config:
     allow_config_change: bool = flag(False, "with --resume: let flags change that change the training")
     dry_run: bool = flag(False, "print the settings, the batch arithmetic and the memory needed, and stop")
     engine_memory: float | None = flag(None, "vLLM's share of a GPU (0.6), or GiB of KV cache on CPU (1)")
+    replicas: int = flag(1, "copies of the sharded learner: as many as machines, if each can hold one")
     tensor_parallel: int = flag(1, "ranks that share one vLLM engine, for models too large for one GPU")
     report_to: str = flag("none", "a tracker of accelerate", choices=["none", *LOGGER_TYPE_TO_CLASS])
 
@@ -171,7 +183,7 @@ OF_A_START = ["lock", "config.json", "config.json.partial"]
 OF_ONE_CALL = ["output_dir", "resume", "allow_config_change", "dry_run"]
 # What else may differ when a run is resumed, and the policy stays the same but for rounding.
 FREE = """num_steps data_dir eval_data eval_every eval_limit save_every keep_checkpoints report_to
-    engine_memory tensor_parallel micro_batch_tokens gradient_checkpointing attn_implementation
+    engine_memory tensor_parallel replicas micro_batch_tokens gradient_checkpointing attn_implementation
     skip_equal_groups""".split()
 
 
@@ -201,7 +213,7 @@ def check(c: Config, world_size: int) -> None:
     for name, usual in vars(Config()).items():
         if isinstance(usual, int | float) and usual and (name, getattr(c, name)) != ("eval_every", 0):
             above_zero(c, [name])
-    above_zero(c, ["clip_eps_high", "importance_cap", "engine_memory", "eval_limit"])
+    above_zero(c, ["clip_eps_high", "importance_cap", "engine_memory", "eval_limit", "micro_batch_tokens"])
     if c.seed < 0:
         raise ValueError(f"seed is {c.seed}, and must be 0 or more")
     if not 0 <= c.beta < float("inf") or (c.beta > 0 and c.skip_equal_groups):
@@ -216,15 +228,16 @@ def check(c: Config, world_size: int) -> None:
     for name in ("prompts_per_step", "minibatch_size"):
         if getattr(c, name) % world_size:
             raise ValueError(f"{name} {getattr(c, name)} is not a multiple of the {world_size} ranks")
-    if world_size % c.tensor_parallel:
-        raise ValueError(f"tensor_parallel {c.tensor_parallel} does not divide the {world_size} ranks")
+    for name in ("tensor_parallel", "replicas"):
+        if world_size % getattr(c, name):
+            raise ValueError(f"{name} {getattr(c, name)} does not divide the {world_size} ranks")
     responses, longest = c.prompts_per_step * c.group_size, c.max_prompt_tokens + c.max_response_tokens
     if responses % c.minibatch_size:
         raise ValueError(
             f"minibatch_size {c.minibatch_size} does not divide the {responses} responses of a step "
             f"(prompts_per_step {c.prompts_per_step} x group_size {c.group_size})"
         )
-    if c.micro_batch_tokens < longest:
+    if c.micro_batch_tokens and c.micro_batch_tokens < longest:
         raise ValueError(
             f"micro_batch_tokens {c.micro_batch_tokens} does not hold one full response: {longest}, "
             f"max_prompt_tokens {c.max_prompt_tokens} + max_response_tokens {c.max_response_tokens}"
@@ -238,6 +251,7 @@ def check(c: Config, world_size: int) -> None:
             f"resume: output_dir {c.output_dir} is no run, it has no config.json but other files"
         )
     if c.model == TINY_BASE and not os.path.isdir(c.model):
+        c.micro_batch_tokens = c.micro_batch_tokens or fitting_micro_batch(c, None, None, 1, compute_dtype())
         return  # it will be made
     context = check_model(c.model)
     if c.max_response_tokens >= context:
@@ -251,6 +265,9 @@ def check(c: Config, world_size: int) -> None:
     heads = model.config.num_attention_heads
     if heads % c.tensor_parallel:
         raise ValueError(f"tensor_parallel {c.tensor_parallel} does not divide {heads} attention heads")
+    if not c.micro_batch_tokens and (gpu_bytes() or c.model == TINY_BASE or not c.dry_run):
+        fitting = fitting_micro_batch(c, model, gpu_bytes(), world_size, compute_dtype())
+        (c.micro_batch_tokens,) = broadcast_object_list([fitting])  # all ranks cut alike
     if PartialState().is_main_process and not c.dry_run:  # what other ranks see may differ a little
         here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         check_memory(c, model, engine_share(c), gpu_bytes(), compute_dtype(), world_size, here)
@@ -288,6 +305,7 @@ def dry_run(c: Config, world_size: int, num_questions: int) -> str:
     if c.model == TINY_BASE:
         return f"{settings}\n{plan(c, world_size, num_questions)}"
     gpus = world_size if here or world_size > 1 else max(SMALLEST_GPU.get(c.recipe, {8: 0}))
-    machines = [*([(gpus, round(here / GB))] if here else []), *MACHINES]
+    c = replace(c, micro_batch_tokens=c.micro_batch_tokens or LARGEST_MICRO_BATCH // 2)
+    machines = [*([(gpus, round(here / GB), c.replicas)] if here else []), *MACHINES]
     table = memory_table(c, empty_model(c.model), c.engine_memory or 0.6, machines)
     return f"{settings}\n{plan(c, gpus, num_questions)}\n{table}"

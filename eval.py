@@ -27,9 +27,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass, field
 from functools import partial
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from environment import CORES
 
 import torch
 from accelerate import PartialState
@@ -42,6 +44,7 @@ from data import Problem, load_problems, reference_warnings
 from learner import check_model, compute_dtype, encode, load_tokenizer, read_config, start_accelerator
 from report import Record, analyse, by_group, markdown, read_records, summarize
 from report import pass_at_k as pass_at_k  # for those who import it from here
+from rollout import Sampler, check_engine
 from served import Response, Server, ServerError
 from templates import TEMPLATES, apply_template
 from verify import VerifierPool
@@ -122,6 +125,18 @@ def grade(
         }
         for i, response, verdict in zip(indices, responses, verdicts, strict=True)
     ]
+
+
+def by_set(sets: dict[str, list[Problem]], records: list[Record]) -> Iterator[tuple[str, list[Record]]]:
+    """The records of all sets' problems, one set's after the other's -> each set's, its problems from 0 on.
+
+    All are sampled at once, because the longest response of a call is waited for.
+    """
+    n, start = len(records) // sum(map(len, sets.values())), 0
+    for name, problems in sets.items():
+        of_set = records[start * n : (start + len(problems)) * n]
+        yield name, [record | {"problem": record["problem"] - start} for record in of_set]
+        start += len(problems)
 
 
 def regrade(verifier: VerifierPool, group: list[Record]) -> list[Record]:
@@ -262,6 +277,7 @@ def prepare(c: EvalConfig) -> Plan:
     if c.base_url:  # the server knows its context
         tokenizer = load_tokenizer(c.tokenizer) if c.tokenizer else None
         return Plan(sets, templates, temperatures, tokenizer, c.max_response_tokens or 3000, 0)
+    check_engine()
     context = check_model(c.model)
     tokenizer = load_tokenizer(c.model)
     lengths = [len(ids) for ids in encode(tokenizer, prompts, read_config(c.model).vocab_size)]
@@ -281,8 +297,6 @@ def prepare(c: EvalConfig) -> Plan:
 
 def local_source(c: EvalConfig, plan: Plan) -> Callable[..., list[Record]]:
     """Starts the engine, once for all -> a function that samples and verifies, see `sampled`."""
-    from rollout import Sampler
-
     sampler = Sampler(
         c.model,
         max_model_len=plan.max_model_len,
@@ -330,10 +344,12 @@ def sampled(
     plan: Plan, n: int, source: Callable[..., list[Record]], verifier: VerifierPool
 ) -> Iterator[list[Record]]:
     """Records of every template, temperature and set, one group at a time."""
-    for template, temperature, name in product(plan.templates, plan.temperatures, plan.sets):
+    problems = list(chain.from_iterable(plan.sets.values()))
+    for template, temperature in product(plan.templates, plan.temperatures):
         which = {"template": template, "temperature": temperature}
-        records = source(verifier, plan.sets[name], n=n if temperature else 1, **which)
-        yield [{"set": name} | which | record for record in records]
+        records = source(verifier, problems, n=n if temperature else 1, **which)
+        for name, of_set in by_set(plan.sets, records):
+            yield [{"set": name} | which | record for record in of_set]
 
 
 def write_responses(groups: Iterable[list[Record]], file: Path) -> None:
@@ -386,7 +402,7 @@ def main() -> None:
         plan = try_server(c, plan, folder / "served.jsonl") if c.base_url else plan
     again = "the same flags"
     try:
-        with VerifierPool(num_workers=max(1, (os.cpu_count() or 1) // state.num_processes)) as verifier:
+        with VerifierPool(num_workers=CORES) as verifier:
             if c.regrade:
                 groups = (regrade(verifier, group) for group, _ in by_group(read_records(Path(c.regrade))))
             elif c.base_url:

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from accelerate import Accelerator, init_empty_weights
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
@@ -219,11 +220,16 @@ def logit_scale(model: nn.Module) -> float:
 
 
 def load_policy(
-    path: str, device: torch.device, attn_implementation: str = "sdpa", gradient_checkpointing: bool = False
+    path: str,
+    device: torch.device,
+    attn_implementation: str = "sdpa",
+    gradient_checkpointing: bool = False,
+    replicas: int = 1,
 ) -> Policy:
     """The checkpoint at `path` in float32, sharded over all ranks where there is more than one.
 
-    Rank 0 alone reads it, and deals out one parameter at a time: no other rank ever holds a whole copy.
+    With `replicas` there are as many copies, each sharded over ranks that follow each other. Rank 0 alone
+    reads it, and deals out one parameter at a time: no other rank ever holds a whole copy.
     """
 
     def read(dtype: torch.dtype | str) -> nn.Module:
@@ -233,7 +239,7 @@ def load_policy(
 
     if world_size() == 1:
         return prepare_policy(read(torch.float32).to(device), gradient_checkpointing)
-    policy = prepare_policy(empty_model(path, attn_implementation), gradient_checkpointing)
+    policy = prepare_policy(empty_model(path, attn_implementation), gradient_checkpointing, replicas)
     buffers = dict(policy.named_buffers())  # computed, not in the checkpoint, and lost by to_empty
     policy.to_empty(device=device)
     for name, buffer in policy.named_buffers():
@@ -248,16 +254,20 @@ def load_policy(
     return policy
 
 
-def prepare_policy(model: nn.Module, gradient_checkpointing: bool = False) -> Policy:
-    """Wrap a transformers model, and shard it where there are several ranks."""
+def prepare_policy(model: nn.Module, gradient_checkpointing: bool = False, replicas: int = 1) -> Policy:
+    """Wrap a transformers model, and shard it where there are several ranks; see `load_policy`."""
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     policy = Policy(model).train()
     if world_size() > 1:
         mixed = MixedPrecisionPolicy(param_dtype=compute_dtype(), reduce_dtype=torch.float32)
+        shape, names = (world_size(),), ("shard",)
+        if replicas > 1:
+            shape, names = (replicas, world_size() // replicas), ("replica", "shard")
+        mesh = init_device_mesh("cuda" if torch.cuda.is_available() else "cpu", shape, mesh_dim_names=names)
         for layer in policy.model.base_model.layers:
-            fully_shard(layer, mp_policy=mixed)
-        fully_shard(policy, mp_policy=mixed)
+            fully_shard(layer, mesh=mesh, mp_policy=mixed)
+        fully_shard(policy, mesh=mesh, mp_policy=mixed)
     return policy
 
 
@@ -266,33 +276,35 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def full_tensor(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """A parameter as a whole, gathered from its shards; a collective call where it is sharded.
 
-    Each rank sends its rows into their place, so the peak is the tensor itself: DTensor.full_tensor's
-    all-gather holds it twice over gloo.
+    `dtype`, if given, is what is sent: in bf16 half the bytes of float32. The peak is the tensor itself.
     """
     if not isinstance(tensor, DTensor):
-        return tensor
-    shard = tensor.to_local()
+        return tensor.to(dtype or tensor.dtype)
+    group = tensor.device_mesh.get_group(tensor.device_mesh.ndim - 1)  # of its shards, not of its replicas
+    ranks, shard = dist.get_process_group_ranks(group), tensor.to_local().to(dtype or tensor.dtype)
     whole = torch.empty(tensor.shape, dtype=shard.dtype, device=shard.device)
-    for rank, rows in enumerate(
-        whole.chunk(world_size())
-    ):  # fully_shard cuts the first dimension, as chunk does
+    if dist.get_backend(group) == "nccl" and len(whole) % len(ranks) == 0:  # GPU only
+        dist.all_gather_into_tensor(whole, shard, group)
+        return whole
+    # Each rank sends its rows into their place; an all-gather over gloo would hold the tensor twice.
+    for rank, rows in zip(ranks, whole.chunk(len(ranks)), strict=False):  # cut as fully_shard does
         if rank == dist.get_rank():
             rows.copy_(shard)
-        dist.broadcast(rows, src=rank)
+        dist.broadcast(rows, src=rank, group=group)
     return whole
 
 
-def checkpoint_weights(policy: Policy) -> Iterator[tuple[str, Tensor]]:
+def checkpoint_weights(policy: Policy, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
     """(name in the checkpoint, whole tensor), one at a time, so that no second full copy is ever held.
 
     `state_dict` and not `named_parameters`: with tied embeddings it lists the head too. vLLM keeps a packed
     copy of the head that is rebuilt only when the head is named. Every rank must run through all of it.
     """
     for name, tensor in policy.model.state_dict().items():
-        yield name, full_tensor(tensor.detach())
+        yield name, full_tensor(tensor.detach(), dtype)
 
 
 def save_model(policy: Policy, tokenizer, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
@@ -304,9 +316,9 @@ def save_model(policy: Policy, tokenizer, folder: str | Path, dtype: torch.dtype
     once = {name for name, _ in policy.model.named_parameters()}  # a tied head goes by the embedding's name
     tied = {name for name, _ in policy.model.named_parameters(remove_duplicate=False)} - once
     weights = {}
-    for name, tensor in checkpoint_weights(policy):
+    for name, tensor in checkpoint_weights(policy, dtype):
         if is_writer and name not in tied:
-            weights[name] = tensor.to("cpu", dtype)
+            weights[name] = tensor.cpu()
     if is_writer:
         folder = Path(folder)
         aside = folder.with_name(folder.name + ".partial")
@@ -320,38 +332,50 @@ def save_model(policy: Policy, tokenizer, folder: str | Path, dtype: torch.dtype
         os.replace(aside, folder)
 
 
-def cut_micro_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
-    """Indices grouped by similar length: rows x longest row is within the budget, and little is padding."""
-    micro_batches: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True):
-        # Longest first: the first index of a micro-batch sets its width.
-        if micro_batches and lengths[micro_batches[-1][0]] * (len(micro_batches[-1]) + 1) <= token_budget:
-            micro_batches[-1].append(index)
-        else:
-            micro_batches.append([index])
-    return micro_batches
+PASS_TOKENS = 500  # what a pass costs however few its tokens are: kernels to start, weights to gather
+
+
+def deal_micro_batches(lengths: Sequence[int], token_budget: int, ranks: int = 1) -> list[list[list[int]]]:
+    """Indices of responses -> micro-batches, each a list of indices for every rank.
+
+    Ranks wait for the slowest, and a row is padded to the longest of its micro-batch. So the responses are
+    sorted by length, dealt out like cards, and cut where that costs least: rows x longest row, within the
+    budget, and PASS_TOKENS a micro-batch.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True)
+    rounds = [order[start : start + ranks] for start in range(0, len(order), ranks)]  # a response a rank
+    longest = [lengths[dealt[0]] for dealt in rounds]
+    costs, starts = [0], []  # of the cheapest cut of the first n rounds, and of its last micro-batch
+    for end in range(1, len(rounds) + 1):
+        fitting = [s for s in range(end) if s == end - 1 or (end - s) * longest[s] <= token_budget]
+        cost = {s: costs[s] + (end - s) * longest[s] + PASS_TOKENS for s in fitting}
+        starts.append(min(cost, key=cost.get))
+        costs.append(cost[starts[-1]])
+    micro_batches, end = [], len(rounds)
+    while end:
+        start = starts[end - 1]
+        dealt = rounds[start:end]
+        micro_batches.append([[row[rank] for row in dealt if rank < len(row)] for rank in range(ranks)])
+        end = start
+    return micro_batches[::-1]
 
 
 def cut_minibatches(
-    rollouts: Sequence[Rollout], minibatch_size: int, token_budget: int, seed: int, device: torch.device,
+    lengths: Sequence[int], minibatch_size: int, token_budget: int, seed: int, ranks: int = 1,
     skip: Tensor | None = None,
-) -> list[list[list[int]]]:  # fmt: skip
-    """Shuffled indices -> minibatches of micro-batches of indices, equally many micro-batches on all ranks.
+) -> list[list[list[list[int]]]]:  # fmt: skip
+    """Shuffled indices of all ranks' responses -> minibatches of micro-batches, each a list for every rank.
 
-    A sharded forward waits for every rank, so a rank with fewer micro-batches gets empty ones. A rollout
-    whose `skip` [N] is set counts in its minibatch but is in no micro-batch.
+    A response whose `skip` [N] is set counts in its minibatch but is in no micro-batch. A minibatch has one
+    micro-batch at least, if an empty one: the gradient is the sum over all ranks.
     """
-    order = torch.randperm(len(rollouts), generator=torch.Generator().manual_seed(seed)).tolist()
+    order = torch.randperm(len(lengths), generator=torch.Generator().manual_seed(seed)).tolist()
     minibatches = []
     for start in range(0, len(order), minibatch_size):
         chosen = [i for i in order[start : start + minibatch_size] if skip is None or not skip[i]]
-        lengths = [len(rollouts[i].prompt_ids) + len(rollouts[i].response_ids) for i in chosen]
-        minibatches.append([[chosen[j] for j in cut] for cut in cut_micro_batches(lengths, token_budget)])
-    counts = torch.tensor([len(minibatch) for minibatch in minibatches], device=device)
-    if world_size() > 1:
-        dist.all_reduce(counts, op=dist.ReduceOp.MAX)
-    for minibatch, count in zip(minibatches, counts.clamp(min=1).tolist(), strict=True):
-        minibatch += [[] for _ in range(count - len(minibatch))]
+        dealt = deal_micro_batches([lengths[i] for i in chosen], token_budget, ranks)
+        cut = [[[chosen[j] for j in of_rank] for of_rank in micro_batch] for micro_batch in dealt]
+        minibatches.append(cut or [[[] for _ in range(ranks)]])
     return minibatches
 
 
@@ -385,18 +409,28 @@ def update(
     seed: int,
     reference: Policy | None = None,
 ) -> dict[str, float]:
-    """One pass over this rank's rollouts, an optimizer step a minibatch -> metrics, the same on all ranks.
+    """One pass over all ranks' rollouts, an optimizer step a minibatch -> metrics, the same on all ranks.
 
-    `config` holds the flags of train.py, `seed` shuffles, `reference` is for config.beta > 0. NotFinite, on
-    all ranks, where a loss or gradient of any is not finite, before the weights are touched.
+    `rollouts` and `advantages` [N] are this rank's own, and are dealt out anew. `config` holds the flags of
+    train.py, `seed`, the same on all ranks, shuffles, `reference` is for config.beta > 0. NotFinite, on all
+    ranks, where a loss or gradient of any is not finite, before the weights are touched.
     """
-    algo, local_size = ALGOS[config.algo], config.minibatch_size // world_size()
+    algo, ranks = ALGOS[config.algo], world_size()
+    rank = dist.get_rank() if ranks > 1 else 0
+    if ranks > 1:
+        of_ranks = [None] * ranks
+        dist.all_gather_object(of_ranks, (rollouts, advantages))
+        rollouts = [rollout for of_rank, _ in of_ranks for rollout in of_rank]
+        advantages = torch.cat([of_rank for _, of_rank in of_ranks])
+    lengths = [len(r.prompt_ids) + len(r.response_ids) for r in rollouts]
+    shortest = lengths.index(min(lengths))
     skip = advantages == 0 if config.skip_equal_groups else None
-    minibatches = cut_minibatches(rollouts, local_size, config.micro_batch_tokens, seed, device, skip)
+    cut = cut_minibatches(lengths, config.minibatch_size, config.micro_batch_tokens, seed, ranks, skip)
+    minibatches = [[micro_batch[rank] for micro_batch in minibatch] for minibatch in cut]
 
     def forward(model: Policy, micro_batch: list[int]) -> tuple[Tensor, Tensor, Batch, Tensor]:
-        # An empty micro-batch runs a forward like any other, with nothing in its mask.
-        chosen = [rollouts[i] for i in micro_batch or [0]]
+        # An empty micro-batch runs a forward like any other, for the other ranks, with nothing in its mask.
+        chosen = [rollouts[i] for i in micro_batch or [shortest]]
         batch = collate(chosen, device)
         mask = batch.response_mask & bool(micro_batch)
         if config.mask_truncated:
@@ -429,7 +463,7 @@ def update(
             token_loss, clipped = clipped_loss(
                 logprobs,
                 old_logprobs,
-                advantages[micro_batch or [0]].to(device),
+                advantages[micro_batch or [shortest]].to(device),
                 mask,
                 clip_eps=config.clip_eps,
                 clip_eps_high=config.clip_eps_high,
@@ -447,7 +481,7 @@ def update(
                 mask,
                 divide_by_length=algo.divide_by_length,
                 max_response_tokens=config.max_response_tokens,
-                num_rollouts=local_size,
+                num_rollouts=config.minibatch_size // ranks,
             )
             loss.backward()
             losses.append(loss.detach())
@@ -459,12 +493,12 @@ def update(
         stop_if_not_finite(torch.stack(losses), grad_norms[-1], minibatch, number, rollouts)
         optimizer.step()
         optimizer.zero_grad()
-    if world_size() > 1:
+    if ranks > 1:
         dist.all_reduce(totals)
     loss_sum, tokens, *token_sums = totals.tolist()
     clip_fraction, mean_entropy, sampler_kl, reference_kl = (total / max(1, tokens) for total in token_sums)
     metrics = {
-        "loss": loss_sum / world_size() / len(minibatches),
+        "loss": loss_sum / ranks / len(minibatches),
         "grad_norm": sum(grad_norms) / len(grad_norms),
         "clip_fraction": clip_fraction,
         "entropy": mean_entropy,

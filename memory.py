@@ -23,6 +23,7 @@ GB = 1e9
 USABLE = 0.92  # of a GPU: CUDA's context, its graphs, NCCL's buffers and fragmentation take the rest
 USABLE_RAM = 0.8  # without a GPU: glibc keeps freed blocks, and other programs run
 PROCESS = 1e9  # Python with torch and vLLM
+LARGEST_MICRO_BATCH, CPU_MICRO_BATCH = 32768, 2048  # in tokens, where --micro_batch_tokens is left out
 
 
 class Memory(NamedTuple):
@@ -45,17 +46,18 @@ class Memory(NamedTuple):
 
 
 def learner_memory(
-    c, model: nn.Module, world_size: int, dtype: torch.dtype = torch.bfloat16, chunk_size: int = 2**24
+    c, model: nn.Module, shards: int, dtype: torch.dtype = torch.bfloat16, chunk_size: int = 2**24
 ) -> Memory:
     """What the learner needs with the settings `c` of train.py; `model` is made by `empty_model`.
 
-    `chunk_size` is that of `linear_logprobs`: 2**24 on GPUs, 2**22 on CPU.
+    `shards`: ranks that share a copy of the model. `chunk_size` is that of `linear_logprobs`: 2**24 on GPUs,
+    2**22 on CPU.
     """
     parameters = sum(p.numel() for p in model.parameters())
     layers = model.base_model.layers
     layer = sum(p.numel() for p in layers[0].parameters())
     root = parameters - layer * len(layers)
-    share, sharded = 4 * parameters / world_size, world_size > 1
+    share, sharded = 4 * parameters / shards, shards > 1
     longest = c.max_prompt_tokens + c.max_response_tokens
     rows = max(1, c.micro_batch_tokens // longest)
     return Memory(
@@ -182,7 +184,7 @@ def check_memory(
             f"of full length takes {response / GB:.2f} GB: raise --engine_memory"
         )
     if gpu_bytes is not None:
-        need = learner_memory(c, model, world_size, dtype)
+        need = learner_memory(c, model, world_size // c.replicas, dtype)
         if texts := _advice(c, need, model, share, gpu_bytes / GB):
             raise ValueError(f"GPUs of {gpu_bytes / GB:.0f} GB, {world_size} of them: {'; '.join(texts)}")
         return
@@ -190,7 +192,7 @@ def check_memory(
     engine = weights + share * 2**30 + PROCESS
     if 16 * sum(p.numel() for p in model.parameters()) < room / 50:
         return  # as the tiny base: not worth a second of following tensors
-    need = learner_memory(c, model, world_size, dtype, chunk_size=2**22)
+    need = learner_memory(c, model, world_size // c.replicas, dtype, chunk_size=2**22)
     if need.update + engine > USABLE_RAM * room:  # without a GPU the engine keeps its memory
         raise ValueError(
             f"{room / GB:.1f} GB of RAM a process, and the engine takes {engine / GB:.1f}: "
@@ -198,21 +200,28 @@ def check_memory(
         )
 
 
-MACHINES = ((1, 24), (1, 80), (8, 40), (8, 80))  # GPUs, and GB of each
+# GPUs, GB of each, and --replicas: on two machines of eight the learner is sharded over all, or within each.
+MACHINES = ((1, 24, 1), (1, 80, 1), (8, 40, 1), (8, 80, 1), (16, 80, 1), (16, 80, 2))
 
 
-def memory_table(c, model: nn.Module, share: float, machines: Sequence[tuple[int, float]] = MACHINES) -> str:
+def memory_table(
+    c, model: nn.Module, share: float, machines: Sequence[tuple[int, float, int]] = MACHINES
+) -> str:
     """The parts in GB on each of some machines, what to change where they do not fit, and the disk."""
-    needs = {gpus: learner_memory(c, model, gpus) for gpus, _ in machines}
-    columns = [(needs[gpus], size) for gpus, size in machines]
+    needs = {
+        shards: learner_memory(c, model, shards) for shards in {n // copies for n, _, copies in machines}
+    }
+    columns = [(needs[gpus // copies], size) for gpus, size, copies in machines]
     weights, response = engine_memory(c, model)
     caches = [max(0.0, share * size * GB - weights) for _, size in columns]
 
     def line(name: str, values, unit: float = GB, digits: int = 1) -> str:
         return f"{name:<46}" + "".join(f"{value / unit:>12.{digits}f}" for value in values)
 
-    heads = [f"{gpus} x {size:g} GB" for gpus, size in machines]
+    heads = [f"{gpus} x {size:g} GB" for gpus, size, _ in machines]
     lines = [f"{'memory of each GPU, in GB':<46}" + "".join(f"{head:>12}" for head in heads)]
+    if any(copies > 1 for *_, copies in machines):
+        lines += [line("--replicas", [copies for *_, copies in machines], unit=1, digits=0)]
     for part in Memory._fields:
         values = [getattr(need, part) for need, _ in columns]
         lines += [line(f"learner: {part}", values)] if any(values) else []
@@ -242,6 +251,25 @@ def _change_of_update(c, need: Memory, usable: float) -> str:
     change = " or ".join(changes) or "more GPUs, or a smaller model"
     parts = f"{need.update / GB:.1f}, activations {need.activations / GB:.1f} of it"
     return f"an update takes {parts}: {change}"
+
+
+def fitting_micro_batch(
+    c, model: nn.Module | None, gpu_bytes: float | None, world_size: int, dtype: torch.dtype
+) -> int:
+    """Tokens of a micro-batch where the flag leaves them open: as many as fit, up to LARGEST_MICRO_BATCH.
+
+    One response of full length at least. Without a GPU, or for a model that is still to be made, few: what
+    stays in a CPU's cache is computed faster.
+    """
+    longest = c.max_prompt_tokens + c.max_response_tokens
+    if model is None or gpu_bytes is None:
+        return max(longest, CPU_MICRO_BATCH)
+    largest = max(longest, LARGEST_MICRO_BATCH)
+    with_tokens = copy.copy(c)
+    with_tokens.micro_batch_tokens = largest
+    need = learner_memory(with_tokens, model, world_size // c.replicas, dtype)
+    room = USABLE * gpu_bytes - (need.update - need.activations)
+    return min(largest, max(longest, int(largest * room / need.activations)))
 
 
 def _advice(c, need: Memory, model: nn.Module, share: float, size: float) -> list[str]:

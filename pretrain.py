@@ -15,6 +15,8 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import environment  # noqa: F401
+
 import torch
 from accelerate import Accelerator
 from torch import Tensor

@@ -4,8 +4,10 @@ One process holds both the learner and the engine: weights go over in memory, an
 step over a network. The same lines run on GPU and on CPU; what is for one of them only is marked.
 """
 
+import ctypes
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -61,6 +63,16 @@ class EngineFailed(RuntimeError):
     """vLLM raised an error, which this one names. The engine is of no use any more."""
 
 
+def check_engine() -> None:
+    """ValueError where a library of the system is missing that vLLM's CPU build loads."""
+    if torch.cuda.is_available() or sys.platform != "linux":
+        return
+    try:
+        ctypes.CDLL("libnuma.so.1")
+    except OSError as error:
+        raise ValueError(f"vLLM cannot start: {error}; on Debian and Ubuntu, apt install libnuma1") from None
+
+
 class Sampler:
     """A vLLM engine with the learner's weights.
 
@@ -90,13 +102,15 @@ class Sampler:
         if not on_gpu:
             # Left alone, vLLM pins every thread of this process, the learner's too, to cores of its choice.
             os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+            # Small functions of vLLM's are compiled where they are defined, which takes a C++ compiler.
+            os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
         # Its notes at start and at each hand-over would bury the run's own lines; errors still show.
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
         warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
         from vllm import LLM, SamplingParams
 
-        self._sampling_params, self._dtype = SamplingParams, dtype
+        self._sampling_params, self.dtype = SamplingParams, dtype
         self._tensor_parallel, self._max_model_len = tensor_parallel, max_model_len
         several = dist.is_initialized() and dist.get_world_size() > 1
         # Started once: vLLM ends an engine by destroying the process group, which is the learner's too.
@@ -150,6 +164,8 @@ class Sampler:
             max_tokens=max_response_tokens,
             stop=list(stop),
             include_stop_str_in_output=True,
+            # Without stop strings nobody waits for the text: decoded below, at once, and much faster.
+            detokenize=bool(stop),
             logprobs=0 if logprobs else None,  # 0: of the sampled token alone
             flat_logprobs=True,  # as plain lists
         )
@@ -163,6 +179,8 @@ class Sampler:
         self._llm.reset_prefix_cache()
         inputs = [{"prompt_token_ids": ids} for ids, _ in prompts_and_seeds]
         outputs = self._generate(inputs, params, progress)[mine]
+        if not stop:
+            self._decode([response for output in outputs for response in output.outputs])
         return [
             Rollout(
                 prompt_ids=prompt_ids,
@@ -177,7 +195,7 @@ class Sampler:
 
     def load_weights(self, named_tensors: Iterator[tuple[str, Tensor]]) -> None:
         """Take over the learner's weights, one tensor at a time, under the checkpoint's names."""
-        weights = ((name, tensor.to(self._dtype)) for name, tensor in named_tensors)
+        weights = ((name, tensor.to(self.dtype)) for name, tensor in named_tensors)
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         # vLLM would go on answering from keys and values that the old weights computed.
         self._llm.reset_prefix_cache()
@@ -198,6 +216,16 @@ class Sampler:
             return self._llm.generate(inputs, params, use_tqdm=progress)
         except Exception as error:  # whatever an engine may die of
             raise EngineFailed(f"{type(error).__name__}: {error}") from error
+
+    def _decode(self, responses: list) -> None:
+        """Give vLLM's responses their texts, of all tokens but special ones, to the letter."""
+        texts = self._llm.get_tokenizer().batch_decode(
+            [response.token_ids for response in responses],
+            skip_special_tokens=True,
+            clean_up_tokenization_spaces=False,
+        )
+        for response, text in zip(responses, texts, strict=True):
+            response.text = text
 
     def _of_engine(self, items: list) -> tuple[list, slice]:
         """The items of all ranks that share this engine, in one order for all, and where this rank's are."""

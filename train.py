@@ -20,14 +20,11 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-# Learner and sampler take turns in this process: its threads share the cores with other ranks here, no more.
-PROCESSES_HERE = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-CORES = max(1, (os.cpu_count() or 1) // PROCESSES_HERE)
-os.environ.setdefault("OMP_NUM_THREADS", str(CORES))
-os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+from environment import CORES
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -38,7 +35,7 @@ from checkpoint import code_version, load_checkpoint, lock, save_checkpoint
 from cli import one_sentence, try_hub
 from config import Config, check, check_changes, dry_run, engine_share, parse_config, plan
 from data import Problem, load_problems, reference_warnings
-from eval import evaluate
+from eval import by_set, evaluate
 from learner import (
     NotFinite,
     Policy,
@@ -57,7 +54,8 @@ from learner import (
 )
 from loss import ALGOS, group_advantages
 from pretrain import TINY_BASE, make_tiny_base
-from rollout import EngineFailed, Rollout, Sampler, collate
+from report import summarize
+from rollout import EngineFailed, Rollout, Sampler, check_engine, collate
 from runlog import RunLog, response_metrics
 from stopping import ENGINE_FAILED, NOT_FINITE, Interrupted, StopSignal
 from templates import TEMPLATES, apply_template
@@ -137,7 +135,7 @@ def hand_over(
         learner = policy(batch.input_ids, batch.labels, batch.response_mask)[0][batch.response_mask].cpu()
     reshard(policy)  # before the engine takes its memory back
     sampler.wake_weights()
-    sampler.load_weights(checkpoint_weights(policy))
+    sampler.load_weights(checkpoint_weights(policy, sampler.dtype))
     sampler.wake_cache()
     engine = torch.tensor(sampler.logprobs(probe))
     learner = learner[: len(engine)]
@@ -184,12 +182,15 @@ def evaluate_sets(
     c: Config, step: int, sampler: Sampler, tokenizer, verifier: VerifierPool, eval_sets: dict, say: Callable
 ) -> dict[str, float]:
     """Greedy evaluation on each set -> eval/<set>/<metric>."""
-    metrics = {}
+    if not eval_sets:
+        return {}
+    metrics, problems = {}, list(chain.from_iterable(eval_sets.values()))
     settings = dict(template=c.template, max_response_tokens=c.max_response_tokens)
-    for name, problems in eval_sets.items():
-        result, _ = evaluate(sampler, tokenizer, verifier, problems, **settings)
+    _, records = evaluate(sampler, tokenizer, verifier, problems, **settings)
+    for name, of_set in by_set(eval_sets, records):
+        result = summarize(of_set, n=1)
         metrics |= {f"eval/{name}/{key}": value for key, value in result.items()}
-        accuracy = f"{result['accuracy']:.3f} on {name} ({len(problems)} questions)"
+        accuracy = f"{result['accuracy']:.3f} on {name} ({len(of_set)} questions)"
         say(f"step {step:>3}: greedy accuracy {accuracy}")
     return metrics
 
@@ -220,11 +221,13 @@ def train(
     """Run the steps of a checked config, from the first or after the newest checkpoint."""
     device, rank, world_size = accelerator.device, accelerator.process_index, accelerator.num_processes
     folder, template, algo = Path(c.output_dir), TEMPLATES[c.template], ALGOS[c.algo]
-    policy = load_policy(c.model, device, c.attn_implementation, c.gradient_checkpointing)
+    policy = load_policy(c.model, device, c.attn_implementation, c.gradient_checkpointing, c.replicas)
     optimizer = torch.optim.AdamW(
         policy.parameters(), lr=c.lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True
     )
-    reference = load_policy(c.model, device, c.attn_implementation) if c.beta > 0 else None
+    reference = None
+    if c.beta > 0:
+        reference = load_policy(c.model, device, c.attn_implementation, replicas=c.replicas)
     state = load_checkpoint(folder, policy, optimizer, accelerator.print) if c.resume else None
     done = state["step"] if state else 0
     log = RunLog(folder, done if state else -1, accelerator)
@@ -297,7 +300,7 @@ def train(
         # Compare within groups, while they are still in order; then learn.
         advantages = group_advantages(rewards, c.group_size, scale_by_std=algo.scale_by_std)  # [N]
         sampler.sleep()
-        seed = derived_seed(c.seed, "shuffle", step, rank)
+        seed = derived_seed(c.seed, "shuffle", step)
         try:
             learned = update(policy, optimizer, rollouts, advantages, c, device, seed, reference)
         except NotFinite as error:
@@ -371,6 +374,7 @@ def prepare(c: Config, accelerator: Accelerator) -> tuple | None:
     to_be_made = c.model == TINY_BASE and not os.path.isdir(c.model)
     evaluated = c.eval_data if c.eval_every else []
     try_hub([c.data, *evaluated, *([] if to_be_made else [c.model])])
+    check_engine()
     check(c, accelerator.num_processes)
     for line in check_changes(c):
         accelerator.print(line)

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
+import environment  # noqa: F401
 
 
 def main() -> None:

@@ -10,7 +10,6 @@ Random weights rarely end a response, so lengths are drawn: prompts of 100 to 20
 import argparse
 import json
 import math
-import os
 import random
 import statistics
 import sys
@@ -21,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
+import environment  # noqa: F401
 
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM

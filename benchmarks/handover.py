@@ -1,27 +1,35 @@
-"""Memory that a weight hand-over takes at its peak, beside the largest parameter. Linux, on CPU:
+"""What a weight hand-over takes: calls and bytes (`python benchmarks/handover.py`), or memory, on Linux:
 
     ACCELERATE_USE_CPU=true MALLOC_MMAP_THRESHOLD_=65536 \\
         accelerate launch --multi_gpu --num_processes 2 benchmarks/handover.py
 
-A random model of 135M parameters with tied embeddings; the threshold makes freed blocks leave the process.
+Calls and bytes are counted, for Qwen2.5-7B's shape on 8 and 64 ranks, as full_tensor makes its calls to a
+process group that sends nothing: over NCCL, over gloo, and as it was before, one float32 broadcast a rank.
+
+Memory is that of the peak, beside the largest parameter, of a random model of 135M parameters with tied
+embeddings; the threshold makes freed blocks leave the process.
 `streamed_mb` is what going through the weights takes, `handed_over_mb` adds what vLLM takes to load them.
 """
 
 import gc
 import json
+import os
 import re
 import sys
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from transformers import LlamaConfig, LlamaForCausalLM
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from learner import checkpoint_weights, load_policy
+from learner import checkpoint_weights, load_policy, prepare_policy
 from pretrain import tiny_tokenizer
 from rollout import Sampler
 
@@ -50,7 +58,42 @@ def peak_of(act) -> float:
     return megabytes("VmHWM") - before
 
 
+QWEN_7B = dict(
+    vocab_size=152064,
+    hidden_size=3584,
+    intermediate_size=18944,
+    num_hidden_layers=28,
+    num_attention_heads=28,
+    num_key_value_heads=4,
+)
+
+
+def traffic(ranks: int, backend: str, dtype: torch.dtype | None) -> dict[str, float]:
+    """Calls, and GB that arrive at a rank, of one hand-over."""
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
+    with torch.device("meta"):
+        model = Qwen2ForCausalLM(Qwen2Config(**QWEN_7B))
+    policy, received = prepare_policy(model), []
+    with (
+        mock.patch.object(dist, "get_backend", lambda _: backend),
+        mock.patch.object(dist, "broadcast", lambda rows, **_: received.append(rows.nbytes)),
+        mock.patch.object(dist, "all_gather_into_tensor", lambda whole, *_: received.append(whole.nbytes)),
+    ):
+        for _ in checkpoint_weights(policy, dtype):
+            pass
+    dist.destroy_process_group()
+    return {"calls": len(received), "GB": round(sum(received) / 1e9, 1)}
+
+
+def count() -> None:
+    ways = {"nccl": ("nccl", torch.bfloat16), "gloo": ("gloo", torch.bfloat16), "before": ("gloo", None)}
+    for ranks in (8, 64):
+        print(json.dumps({"ranks": ranks} | {name: traffic(ranks, *way) for name, way in ways.items()}))
+
+
 def main() -> None:
+    if "WORLD_SIZE" not in os.environ:
+        return count()
     accelerator = Accelerator(cpu=True)
     (folder,) = broadcast_object_list([tempfile.mkdtemp()])
     if accelerator.is_main_process:

@@ -9,7 +9,6 @@ step: where the time of a training step goes, from the metrics of a real run. Pr
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
+import environment  # noqa: E402, F401
 
 
 def compare_sampling(model: str, rounds: int) -> dict[str, float]:

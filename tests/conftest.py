@@ -1,11 +1,9 @@
 """What several test files share: random checkpoints of a real architecture, and hand-made rollouts."""
 
-import os
 import socket
 from types import SimpleNamespace
 
-# As train.py does, before anything imports torch.
-os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
+import environment  # noqa: F401
 
 import pytest
 import torch

@@ -1,5 +1,6 @@
 """Checkpoints are whole or are not there, and going on from one is going on."""
 
+import io
 import json
 import os
 import pickle
@@ -291,3 +292,26 @@ def test_a_checkpoint_of_two_ranks_is_read_by_one_and_by_four(tokenizer, tmp_pat
     for resumed in (whole_state(policy, optimizer), torch.load(tmp_path / "resumed-3.pt")):
         assert resumed.keys() == saved.keys()
         assert all(torch.equal(tensor, saved[name]) for name, tensor in resumed.items())
+
+
+class Get:
+    """Pickled as by Python 3.11.2: a call of getattr."""
+
+    def __init__(self, *arguments):
+        self.arguments = arguments
+
+    def __reduce__(self):
+        return getattr, self.arguments
+
+
+def test_a_member_of_an_enum_is_read_as_older_pythons_write_it_and_no_other_attribute():
+    from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING
+
+    def read(value):
+        return checkpoint._Unpickler(io.BytesIO(pickle.dumps(value))).load()
+
+    assert read(Get(_MEM_FORMAT_ENCODING, "TORCH_CHANNELS_LAST")) is _MEM_FORMAT_ENCODING.TORCH_CHANNELS_LAST
+    with pytest.raises(KeyError):
+        read(Get(_MEM_FORMAT_ENCODING, "__init__"))
+    with pytest.raises(pickle.UnpicklingError, match="must not take numel of <class 'torch.Size'>"):
+        read(Get(torch.Size, "numel"))

@@ -175,12 +175,38 @@ def test_the_engine_samples_with_the_flags_of_the_command_line(tokenizer, monkey
             calls.append((n, temperature, max_response_tokens, stop, seed))
             return [SimpleNamespace(text="", response_ids=[1], truncated=False) for _ in prompts * n]
 
-    monkeypatch.setattr("rollout.Sampler", Sampler)
+    monkeypatch.setattr(script, "Sampler", Sampler)
     plan = script.Plan({}, [], [], tokenizer, 9, 32)
     source = script.local_source(script.EvalConfig(model="m", seed=7, memory=0.5), plan)
     with VerifierPool(num_workers=1) as verifier:
         source(verifier, [Problem("1 + 1?", ("2",))], template="r1", n=3, temperature=0.5)
     assert calls == [("m", 32, 0.5), (3, 0.5, 9, ("</answer>",), 7)]
+
+
+def test_all_sets_are_sampled_in_one_call_and_told_apart_afterwards(tokenizer):
+    sets = {
+        name: [Problem(f"{name} {i}?", (str(i),)) for i in range(count)]
+        for name, count in (("a", 2), ("b", 3))
+    }
+    calls = []
+
+    def source(verifier, problems, *, n, template, temperature):
+        calls.append((template, temperature, n))
+        texts = [f"{p.question} \\boxed{{{k}}}" for p in problems for k in range(n)]
+        responses = [Response(text, 1, False) for text in texts]
+        return grade(verifier, problems, range(len(problems)), responses, template)
+
+    plan = script.Plan(sets, ["none"], [0.0, 1.0], tokenizer, 9, 32)
+    with VerifierPool(num_workers=1) as verifier:
+        groups = list(script.sampled(plan, 2, source, verifier))
+    assert calls == [("none", 0.0, 1), ("none", 1.0, 2)]
+    assert [(g[0]["set"], g[0]["temperature"], len(g)) for g in groups] == [
+        ("a", 0.0, 2), ("b", 0.0, 3), ("a", 1.0, 4), ("b", 1.0, 6),
+    ]  # fmt: skip
+    assert [(r["problem"], r["response"]) for r in groups[3][:3]] == [
+        (0, "b 0? \\boxed{0}"), (0, "b 0? \\boxed{1}"), (1, "b 1? \\boxed{0}"),
+    ]  # fmt: skip
+    assert [r["correct"] for r in groups[3]] == [True, False, False, True, False, False]
 
 
 # ---- Without a model: --regrade ----

@@ -75,6 +75,23 @@ def untimed(folder: Path) -> list[dict]:
     return [{key: m[key] for key in m if not key.startswith(timed)} for m in records(folder)]
 
 
+WAITING = """
+import time
+import train
+
+real_update, steps = train.update, []
+
+def update(*arguments):
+    steps.append(1)
+    if len(steps) == 5:
+        time.sleep(1000)  # to be killed before there is more to lose
+    return real_update(*arguments)
+
+train.update = update
+train.main()
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(ranks, checkpoint, tmp_path):
@@ -83,7 +100,8 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(ranks, checkpoint, tmp_
     printed = finish(start(tmp_path / "straight", *model, ranks=ranks))
     assert printed.count("step   6/6  reward") == 1 and f"{ranks} rank" in printed  # told once, by rank 0
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "straight" / "model").num_parameters() > 0
-    killed = start(tmp_path / "killed", *model, ranks=ranks)
+    (tmp_path / "waiting.py").write_text(WAITING)
+    killed = start(tmp_path / "killed", *model, script=str(tmp_path / "waiting.py"), ranks=ranks)
     read_until(killed, "step   4/6")  # three are saved, the fourth is lost
     kill(killed)
     printed = finish(start(tmp_path / "killed", *model, "--resume", ranks=ranks))
@@ -242,7 +260,7 @@ def test_flags_that_change_the_training_need_leave(tmp_path):
     free = check_changes(parse_config([*resume, "--num_steps", "7", "--micro_batch_tokens", "9000"]))
     assert free == [
         "resume: num_steps: 100 before, now 7",
-        "resume: micro_batch_tokens: 8192 before, now 9000",
+        "resume: micro_batch_tokens: None before, now 9000",
     ]
     changed = [*resume, "--lr", "1e-5", "--num_steps", "7"]
     with pytest.raises(ValueError, match="^resume: lr: 3e-05 before, now 1e-05. To train on so, add --allow"):

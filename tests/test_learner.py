@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import math
 import re
 
@@ -12,8 +13,8 @@ import learner
 from learner import (
     Policy,
     check_model,
-    cut_micro_batches,
     cut_minibatches,
+    deal_micro_batches,
     load_policy,
     prepare_policy,
     update,
@@ -62,21 +63,50 @@ def test_forward_equals_the_textbook_whatever_the_padding(policy):
     assert (entropy[batch.response_mask] > 0).all()
 
 
+def lengths_of(rollouts) -> list[int]:
+    return [len(r.prompt_ids) + len(r.response_ids) for r in rollouts]
+
+
 def test_micro_batches_by_hand():
-    # Longest first: 9; then 5 and 4 fit in 10 = 2 x 5; then 3 and 2, then 1 would make 3 x 3 = 9.
-    assert cut_micro_batches([4, 9, 3, 1, 5, 2], token_budget=10) == [[1], [4, 0], [2, 5, 3]]
+    # Longest first: 9; then 5 and 4 fit in 10 = 2 x 5; then 3, 2 and 1 in 9 = 3 x 3.
+    assert deal_micro_batches([4, 9, 3, 1, 5, 2], token_budget=10) == [[[1]], [[4, 0]], [[2, 5, 3]]]
+    # 3000 and 100 as two rows are 6000 tokens, in two passes 3100; 300 and 100 are 600 as two rows.
+    assert deal_micro_batches([100, 3000], token_budget=9000) == [[[1]], [[0]]]
+    assert deal_micro_batches([100, 300], token_budget=9000) == [[[1, 0]]]
+    # Two ranks: 9 and 8, 5 and 4, and the last has no partner.
+    assert deal_micro_batches([4, 9, 1, 5, 8], token_budget=5, ranks=2) == [[[1], [4]], [[3], [0]], [[2], []]]
+    assert deal_micro_batches([], token_budget=5, ranks=2) == []
 
 
-def test_every_rollout_is_in_one_micro_batch_within_the_budget():
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_no_cut_of_the_dealt_responses_is_cheaper(ranks):
     generator = torch.Generator().manual_seed(0)
-    rollouts = [make_rollout([1], [2] * n) for n in torch.randint(1, 40, (64,), generator=generator).tolist()]
-    minibatches = cut_minibatches(rollouts, 16, token_budget=100, seed=3, device=CPU)
-    assert [sum(len(micro) for micro in minibatch) for minibatch in minibatches] == [16] * 4
-    flat = [index for minibatch in minibatches for micro in minibatch for index in micro]
-    assert sorted(flat) == list(range(64)) and flat != list(range(64))
+    for budget in (900, 3000, 10_000):
+        lengths = (torch.rand(8 * ranks, generator=generator) ** 3 * 900 + 1).long().tolist()
+        longest = sorted(lengths, reverse=True)[::ranks]  # of each round
+        costs = []
+        for places in itertools.chain.from_iterable(itertools.combinations(range(1, 8), n) for n in range(8)):
+            parts = [longest[a:b] for a, b in itertools.pairwise((0, *places, 8))]
+            if all(len(part) * part[0] <= budget or len(part) == 1 for part in parts):
+                costs.append(sum(len(part) * part[0] for part in parts) + learner.PASS_TOKENS * len(parts))
+        dealt = deal_micro_batches(lengths, budget, ranks)
+        widths = [max(lengths[i] for of_rank in micro for i in of_rank) for micro in dealt]
+        ours = sum(len(micro[0]) * width for micro, width in zip(dealt, widths, strict=True))
+        assert ours + learner.PASS_TOKENS * len(dealt) == min(costs)
+
+
+@pytest.mark.parametrize("ranks", [1, 4])
+def test_every_rollout_is_in_one_micro_batch_within_the_budget(ranks):
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(1, 40, (64,), generator=generator).tolist()
+    minibatches = cut_minibatches(lengths, 16, token_budget=100, seed=3, ranks=ranks)
+    flat = [[i for micro in minibatch for of_rank in micro for i in of_rank] for minibatch in minibatches]
+    assert [len(indices) for indices in flat] == [16] * 4
+    assert sorted(sum(flat, [])) == list(range(64)) and sum(flat, []) != list(range(64))
     for minibatch in minibatches:
         for micro in minibatch:
-            assert len(micro) * max(1 + len(rollouts[i].response_ids) for i in micro) <= 100
+            assert len(micro) == ranks and {len(of_rank) for of_rank in micro} == {len(micro[0])}
+            assert len(micro[0]) * max(lengths[i] for of_rank in micro for i in of_rank) <= 100
 
 
 @pytest.mark.parametrize("algo", ALGOS)
@@ -114,7 +144,7 @@ def test_the_update_is_of_the_policy_at_the_sampling_temperature(policy):
 def test_two_minibatches_are_two_steps_scaled_to_the_norm_and_weighed_by_the_first_policy(policy):
     """All by hand but the order of the responses: the gradient of the second does not hold the first's."""
     rollouts = [make_rollout(r.prompt_ids, r.response_ids, logprob=-5.5) for r in ROLLOUTS]
-    minibatches = [chosen for (chosen,) in cut_minibatches(rollouts, 2, 1000, seed=1, device=CPU)]
+    minibatches = [chosen for ((chosen,),) in cut_minibatches(lengths_of(rollouts), 2, 1000, seed=1)]
     twin = random_qwen2_like(policy)
     with torch.no_grad():
         old = [naive_logprobs(twin, r.prompt_ids, r.response_ids) for r in rollouts]
@@ -144,8 +174,7 @@ def test_two_minibatches_are_two_steps_scaled_to_the_norm_and_weighed_by_the_fir
 
 
 def test_the_seed_shuffles_the_responses():
-    rollouts = [make_rollout([1], [2])] * 16
-    first, second, again = (cut_minibatches(rollouts, 4, 1000, seed, CPU) for seed in (3, 4, 3))
+    first, second, again = (cut_minibatches([2] * 16, 4, 1000, seed) for seed in (3, 4, 3))
     assert first == again and first != second
 
 
@@ -154,7 +183,7 @@ def test_second_minibatch_is_compared_with_the_policy_of_the_steps_start(advanta
     """The first minibatch moves the ratios of the second out of a narrow clip range."""
     config = settings(minibatch_size=2, clip_eps=0.01)
     advantages = torch.tensor(advantages)
-    (first,), (second,) = cut_minibatches(ROLLOUTS, 2, 1000, seed=1, device=CPU)
+    ((first,),), ((second,),) = cut_minibatches(lengths_of(ROLLOUTS), 2, 1000, seed=1)
     with torch.no_grad():
         old = [naive_logprobs(policy.model, ROLLOUTS[i].prompt_ids, ROLLOUTS[i].response_ids) for i in second]
     metrics = update(
@@ -258,7 +287,11 @@ def test_skipped_groups_change_nothing_but_the_work(policy, monkeypatch):
     expected = textbook_step(policy, lambda i, logps: advantages[i])
     assert_same(one_step(policy, advantages, skip_equal_groups=True)[0], expected)
     assert rows == [2]
+    seen = []
+    policy.register_forward_pre_hook(lambda _, inputs: seen.append((inputs[0].shape, inputs[2].any().item())))
     moves, metrics = one_step(policy, torch.zeros(4), skip_equal_groups=True)
+    # The other ranks of a sharded model would wait for the forward: it takes the shortest row.
+    assert seen == [((1, min(lengths_of(ROLLOUTS)) - 1), False)]
     assert all((move == 0).all() for move in moves) and metrics["loss"] == metrics["entropy"] == 0
 
 

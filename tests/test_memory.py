@@ -58,6 +58,7 @@ def settings(**changes) -> SimpleNamespace:
         gradient_checkpointing=True,
         attn_implementation="sdpa",
         tensor_parallel=1,
+        replicas=1,
         beta=0.0,
         keep_checkpoints=2,
         num_steps=500,
@@ -144,7 +145,7 @@ def test_what_does_not_fit_is_named_with_the_flag_to_change(
 ):
     need = memory.Memory(*(part * 1e9 for part in parts))
     monkeypatch.setattr(memory, "learner_memory", lambda *_: need)
-    printed = memory_table(settings(**changes), qwen_7b, share, ((8, 40), (8, 80))).splitlines()
+    printed = memory_table(settings(**changes), qwen_7b, share, ((8, 40, 1), (8, 80, 1))).splitlines()
     warnings = [line for line in printed if line.startswith("!")]
     assert len(warnings) == len(advice)
     for line, (size, text) in zip(warnings, advice.items(), strict=True):
@@ -153,7 +154,7 @@ def test_what_does_not_fit_is_named_with_the_flag_to_change(
 
 def test_the_table_tells_the_engines_share_by_hand(qwen_7b, monkeypatch):
     monkeypatch.setattr(memory, "learner_memory", lambda *_: memory.Memory(*(p * 1e9 for p in FITS)))
-    printed = memory_table(settings(), qwen_7b, 0.6, ((8, 40), (8, 80))).splitlines()
+    printed = memory_table(settings(), qwen_7b, 0.6, ((8, 40, 1), (8, 80, 1))).splitlines()
     rows = {line[:46].strip(): line[46:].split() for line in printed if len(line) == 46 + 2 * 12}
     # 60 % of 40 and 80 GB without 15.23 of weights; 12 GB of the learner stay beside; 0.2308 a response.
     assert rows["engine: weights"] == ["15.2", "15.2"] and rows["engine: KV cache"] == ["8.8", "32.8"]
@@ -246,6 +247,7 @@ def test_the_smallest_gpu_of_a_recipe_is_what_the_plan_says(recipe, gpus, tmp_pa
     names = f"{names} num_key_value_heads tie_word_embeddings".split()
     Qwen2Config(**dict(zip(names, SHAPES[recipe], strict=True))).save_pretrained(tmp_path)
     c, model = parse_config(["--recipe", recipe, "--model", str(tmp_path)]), empty_model(str(tmp_path))
+    c.micro_batch_tokens = c.micro_batch_tokens or 16384
     needs = {n: learner_memory(c, model, n) for n in ((1, 8) if gpus == 1 else (8,))}
     size = SMALLEST_GPU[recipe][gpus]
     advice = [memory._advice(c, needs[gpus], model, c.engine_memory or 0.6, gb) for gb in (size, size - 1)]

@@ -15,6 +15,7 @@ from conftest import free_port, make_rollout, random_qwen2, settings
 from torch.distributed.tensor import DTensor
 
 import learner
+from checkpoint import load_checkpoint, save_checkpoint
 from learner import checkpoint_weights, load_policy, prepare_policy, reshard, update
 from loss import ALGOS
 
@@ -32,11 +33,11 @@ ADVANTAGES = torch.tensor([0.5, -0.5, 0.25, -0.25, 0.75, -0.75, 1.0, -1.0])
 
 
 def one_update(
-    tokenizer, algo: str, tied: bool, recompute: bool = False
+    tokenizer, algo: str, tied: bool, recompute: bool = False, replicas: int = 1
 ) -> tuple[dict[str, torch.Tensor], dict[str, float], int]:
     """One SGD step on this rank's share -> the whole weights, the metrics, and the number of forwards."""
     learner.compute_dtype = lambda: torch.float32
-    policy = prepare_policy(random_qwen2(tokenizer, tied=tied), gradient_checkpointing=recompute)
+    policy = prepare_policy(random_qwen2(tokenizer, tied=tied), recompute, replicas)
     forwards = []
     policy.register_forward_hook(lambda *_: forwards.append(1))
     config = settings(algo=algo, minibatch_size=8, micro_batch_tokens=40, max_response_tokens=32)
@@ -44,6 +45,15 @@ def one_update(
     optimizer = torch.optim.SGD(policy.parameters(), lr=1.0)
     metrics = update(policy, optimizer, rollouts()[rank::ranks], ADVANTAGES[rank::ranks], config, CPU, seed=0)
     return {name: tensor.clone() for name, tensor in checkpoint_weights(policy)}, metrics, len(forwards)
+
+
+def adamw(policy) -> torch.optim.AdamW:
+    """An optimizer that has made a step."""
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=0.0)
+    for parameter in policy.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    return optimizer
 
 
 def most_whole_tensors_at_once(policy) -> int:
@@ -61,8 +71,24 @@ def rank_main(rank: int, ranks: int, port: int, folder: str, tokenizer, cases) -
     dist.init_process_group("gloo", rank=rank, world_size=ranks)
     for case in cases:
         torch.save(one_update(tokenizer, *case), f"{folder}/{case}-{rank}.pt")
+    if ranks == 4:  # two machines of two: two copies, each over two ranks
+        policy = load_policy(f"{folder}/True", CPU, replicas=2)
+        whole = {name: tensor.clone() for name, tensor in checkpoint_weights(policy)}
+        shards = sum(p.to_local().numel() for p in policy.parameters())
+        save_checkpoint(Path(folder), {"step": 1, "accuracy": None}, policy, adamw(policy), keep=1)
+        with torch.no_grad():
+            for parameter in policy.parameters():
+                parameter.zero_()
+        load_checkpoint(Path(folder), policy, adamw(policy), print)
+        again = {name: tensor.clone() for name, tensor in checkpoint_weights(policy)}
+        torch.save((whole, shards, again), f"{folder}/replicas-{rank}.pt")
     for tied in (True, False):
         policy = load_policy(f"{folder}/{tied}", CPU)
+        in_bf16 = dict(checkpoint_weights(policy, torch.bfloat16))
+        with pytest.MonkeyPatch.context() as patch:  # the call that goes over NCCL, here over gloo
+            patch.setattr(dist, "get_backend", lambda _: "nccl")
+            gathered = dict(checkpoint_weights(policy, torch.bfloat16))
+        torch.save((in_bf16, gathered), f"{folder}/bf16-{tied}-{rank}.pt")
         shards = sum(p.to_local().numel() for p in policy.parameters())
         whole = {name: tensor.clone() for name, tensor in checkpoint_weights(policy)}
         torch.save((whole, shards, most_whole_tensors_at_once(policy)), f"{folder}/loaded-{tied}-{rank}.pt")
@@ -81,6 +107,7 @@ def test_ranks_with_uneven_micro_batches_make_the_update_of_one(ranks, tokenizer
     monkeypatch.setattr(learner, "compute_dtype", learner.compute_dtype)  # put back after the test
     cases = [(algo, True, False) for algo in ALGOS] + [("drgrpo", False, False)]
     cases += [("drgrpo", tied, True) for tied in (True, False)]  # with recomputation, as the large recipes
+    cases += [("grpo", True, False, 2)] if ranks == 4 else []
     models = {tied: random_qwen2(tokenizer, tied=tied, seed=3).to(torch.bfloat16) for tied in (True, False)}
     for tied, model in models.items():
         model.save_pretrained(tmp_path / str(tied))
@@ -105,8 +132,18 @@ def test_ranks_with_uneven_micro_batches_make_the_update_of_one(ranks, tokenizer
                 torch.equal(whole[name], tensor.float()) for name, tensor in model.state_dict().items()
             )
         assert sum(shards for _, shards, _ in loaded) == model.num_parameters()
+        for rank in range(ranks):
+            for sent in torch.load(tmp_path / f"bf16-{tied}-{rank}.pt"):
+                assert sent.keys() == model.state_dict().keys()
+                assert all(torch.equal(sent[name], tensor) for name, tensor in model.state_dict().items())
         for rank in range(ranks):  # a forward without gradients leaves embedding and head gathered
             assert torch.load(tmp_path / f"head-{tied}-{rank}.pt") == (True, True)
+
+    for rank in range(ranks if ranks == 4 else 0):
+        whole, shards, again = torch.load(tmp_path / f"replicas-{rank}.pt")
+        assert 0.4 < shards / models[True].num_parameters() < 0.6
+        for name, tensor in models[True].state_dict().items():
+            assert torch.equal(whole[name], tensor.float()) and torch.equal(again[name], tensor.float())
 
 
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]

@@ -1,4 +1,6 @@
+import ctypes
 import math
+import os
 import sys
 from types import SimpleNamespace
 
@@ -10,7 +12,7 @@ from conftest import make_rollout, random_qwen2
 import learner
 import train
 from learner import prepare_policy
-from rollout import EngineFailed, Sampler, collate
+from rollout import EngineFailed, Sampler, check_engine, collate
 from train import derived_seed, hand_over
 
 CPU = torch.device("cpu")
@@ -39,6 +41,9 @@ class StubLLM:
         scores = [{token: SimpleNamespace(logprob=-float(token)) for token in range(30)}] * 30
         return [SimpleNamespace(outputs=[answer], prompt_logprobs=scores) for _ in inputs]
 
+    def get_tokenizer(self):
+        return SimpleNamespace(batch_decode=lambda responses, **_: [f"{len(ids)} ids" for ids in responses])
+
     def __getattr__(self, name):  # sleep, wake_up, collective_rpc, reset_prefix_cache
         return lambda *arguments, **keywords: self.calls.append((name, *keywords.get("tags", [])))
 
@@ -46,7 +51,7 @@ class StubLLM:
 @pytest.fixture
 def stub(monkeypatch):
     sampler = object.__new__(Sampler)
-    sampler._llm, sampler._sampling_params, sampler._dtype = StubLLM(), dict, torch.bfloat16
+    sampler._llm, sampler._sampling_params, sampler.dtype = StubLLM(), dict, torch.bfloat16
     sampler._tensor_parallel, sampler._max_model_len, sampler._can_sleep = 1, 8, True
     return sampler
 
@@ -110,6 +115,17 @@ def test_ranks_of_an_engine_ask_together_with_one_seed_and_take_their_own_answer
     assert stub._of_engine([([6], 88), ([7], 88)])[1] == slice(3, 5)
 
 
+def test_a_library_that_vllm_lacks_is_told_before_anything_loads(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    check_engine()
+    load = ctypes.CDLL
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: load("libnone.so.1"))
+    with pytest.raises(ValueError, match="vLLM cannot start: libnone.so.1: .*apt install libnuma1"):
+        check_engine()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # its CUDA build does not load it
+    check_engine()
+
+
 @pytest.mark.parametrize("on_gpu", [False, True])
 def test_the_engine_starts_with_the_options_of_its_device(on_gpu, monkeypatch):
     started = []
@@ -119,6 +135,8 @@ def test_the_engine_starts_with_the_options_of_its_device(on_gpu, monkeypatch):
         monkeypatch.setenv(
             f"VLLM_{name}", {"LOGGING_LEVEL": "ERROR"}.get(name, "")
         )  # put back after the test
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "0")
+    monkeypatch.delenv("TORCHDYNAMO_DISABLE")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: on_gpu)
     for sleep in (False, True):
         Sampler("m", max_model_len=9, dtype=torch.bfloat16, memory=0.5, sleep=sleep, seed=3)
@@ -128,6 +146,7 @@ def test_the_engine_starts_with_the_options_of_its_device(on_gpu, monkeypatch):
         assert options["enable_sleep_mode"] == (sleep and on_gpu) and options["enforce_eager"] != on_gpu
         assert options.get("gpu_memory_utilization") == (0.5 if on_gpu else None)
         assert options.get("kv_cache_memory_bytes") == (None if on_gpu else 2**29)  # half a GiB
+        assert os.environ.get("TORCHDYNAMO_DISABLE") == (None if on_gpu else "1")
 
 
 def test_a_response_that_fills_the_context_is_scored_without_its_last_token(stub):
@@ -148,7 +167,7 @@ def test_what_an_engine_dies_of_is_named(stub, monkeypatch):
 def test_the_learner_lets_go_of_its_memory_before_the_engine_takes_its_own(stub, monkeypatch):
     calls = stub._llm.calls
     monkeypatch.setattr(train, "reshard", lambda policy: calls.append(("reshard",)))
-    monkeypatch.setattr(train, "checkpoint_weights", lambda policy: iter([]))
+    monkeypatch.setattr(train, "checkpoint_weights", lambda *_: iter([]))
 
     def policy(input_ids, labels, mask):
         calls.append(("forward",))
@@ -163,7 +182,7 @@ def test_the_learner_lets_go_of_its_memory_before_the_engine_takes_its_own(stub,
 
 @pytest.mark.parametrize("shifts", [[0.5] * 5, [-0.5] * 5, [0.5, -0.5, 0.5, -0.5, 0.0], [math.nan] * 5])
 def test_a_gap_of_either_sign_stops_the_run_and_so_does_one_that_is_no_number(stub, shifts, monkeypatch):
-    monkeypatch.setattr(train, "checkpoint_weights", lambda policy: iter([]))
+    monkeypatch.setattr(train, "checkpoint_weights", lambda *_: iter([]))
     probe = make_rollout([1, 2, 3], [4, 5, 6, 7, 8])
 
     def policy(input_ids, labels, mask):
@@ -177,7 +196,7 @@ def test_a_gap_of_either_sign_stops_the_run_and_so_does_one_that_is_no_number(st
 
 def test_the_check_of_the_hand_over_computes_as_the_update_does(stub, monkeypatch):
     monkeypatch.setattr(learner, "compute_dtype", lambda: torch.bfloat16)
-    monkeypatch.setattr(train, "checkpoint_weights", lambda policy: iter([]))
+    monkeypatch.setattr(train, "checkpoint_weights", lambda *_: iter([]))
     seen = []
 
     def policy(input_ids, labels, mask):
@@ -258,6 +277,18 @@ def test_a_stop_string_ends_a_response_properly_and_is_kept(sampler, tokenizer):
 
 
 @pytest.mark.slow
+def test_a_response_reads_the_same_whoever_decodes_it(sampler):
+    """With stop strings vLLM does, as it samples; without them they are decoded afterwards."""
+    drawn = [sampler.sample([[5, 6], [7] * 9], 64, 1.0, 60, stop, seed=0) for stop in ((), ("never this",))]
+    for ours, engines in zip(*drawn, strict=True):
+        assert ours.response_ids == engines.response_ids
+        # Half a character at the end: vLLM waits for the rest of it.
+        assert ours.text.rstrip("\N{REPLACEMENT CHARACTER}") == engines.text.rstrip(
+            "\N{REPLACEMENT CHARACTER}"
+        )
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [3, 4])
 def test_hand_over_changes_every_answer_of_the_engine(sampler, tokenizer, seed):
     """Quite other weights arrive whole: embeddings, packed projections, tied head, fresh prefix cache."""
@@ -274,7 +305,7 @@ def test_hand_over_changes_every_answer_of_the_engine(sampler, tokenizer, seed):
 def test_a_head_that_stays_behind_stops_the_run(sampler, tokenizer, monkeypatch):
     """vLLM has a packed copy of a tied head and rebuilds it only when the head is named, silently."""
     policy = prepare_policy(random_qwen2(tokenizer, tied=True, seed=5))
-    without_head = lambda policy: iter([(n, p.detach()) for n, p in policy.model.named_parameters()])  # noqa: E731
+    without_head = lambda policy, _: iter([(n, p.detach()) for n, p in policy.model.named_parameters()])  # noqa: E731
     monkeypatch.setattr("train.checkpoint_weights", without_head)
     with pytest.raises(RuntimeError, match=r"nats a token, the learner -\d"):
         hand_over(policy, sampler, make_rollout([5, 6, 7], list(range(20, 40))), CPU)
