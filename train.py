@@ -10,6 +10,7 @@ textbook PPO has and this has not: a value network (the group's mean is the base
 verifier is not fooled far from the base model, as a learned reward is), several passes over the responses.
 """
 
+import gc
 import importlib.metadata
 import json
 import os
@@ -268,6 +269,7 @@ def train(
     # should do so at once.
     (probe,) = sample(done, prompts[:1], n=1)
     hand_over(policy, sampler, probe, device)
+    gc.freeze()  # all that is loaded by now stays: Python need not look through it again and again
     if not state:
         log.write({"step": 0, **evaluate_all(0)})
 

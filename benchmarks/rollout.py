@@ -36,7 +36,7 @@ def compare_sampling(model: str, rounds: int) -> dict[str, float]:
 
     # ignore_eos: both make the same number of tokens, whatever they sample.
     params = SamplingParams(n=8, max_tokens=64, logprobs=0, flat_logprobs=True, ignore_eos=True)
-    sampler._sampling_params = lambda **_: params
+    sampler._sampling_params = lambda **ours: SamplingParams(**ours | {"ignore_eos": True})
 
     def ours() -> int:
         rollouts = sampler.sample(prompts, 8, 1.0, 64, [], seed=0)
