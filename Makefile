@@ -22,8 +22,9 @@ export TORCH_ELASTIC_SHUTDOWN_TIMEOUT ?= 600
 train: $(INSTALLED)
 	.venv/bin/$(if $(filter gpu,$(KIND)),accelerate launch,python) train.py $(ARGS)
 
+# Two files of tests at a time; one on a GPU, which holds one engine of theirs.
 test: $(INSTALLED) lint
-	.venv/bin/python -m pytest $(ARGS)
+	.venv/bin/python -m pytest $(if $(filter cpu,$(KIND)),-n 2 --dist loadfile) $(ARGS)
 
 paper: $(INSTALLED)
 	.venv/bin/python figures/paper.py $(ARGS)

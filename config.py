@@ -15,6 +15,7 @@ from cli import Flags, above_zero
 from learner import check_model, compute_dtype, empty_model
 from loss import ALGOS
 from memory import (
+    CPU_MICRO_BATCH,
     GB,
     LARGEST_MICRO_BATCH,
     MACHINES,
@@ -251,7 +252,7 @@ def check(c: Config, world_size: int) -> None:
             f"resume: output_dir {c.output_dir} is no run, it has no config.json but other files"
         )
     if c.model == TINY_BASE and not os.path.isdir(c.model):
-        c.micro_batch_tokens = c.micro_batch_tokens or fitting_micro_batch(c, None, None, 1, compute_dtype())
+        c.micro_batch_tokens = c.micro_batch_tokens or max(longest, CPU_MICRO_BATCH)
         return  # it will be made
     context = check_model(c.model)
     if c.max_response_tokens >= context:

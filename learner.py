@@ -332,7 +332,7 @@ def save_model(policy: Policy, tokenizer, folder: str | Path, dtype: torch.dtype
         os.replace(aside, folder)
 
 
-PASS_TOKENS = 500  # what a pass costs however few its tokens are: kernels to start, weights to gather
+PASS_TOKENS = 500  # taken for what a pass costs beside its tokens: kernels to start, weights to gather
 
 
 def deal_micro_batches(lengths: Sequence[int], token_budget: int, ranks: int = 1) -> list[list[list[int]]]:
@@ -345,19 +345,17 @@ def deal_micro_batches(lengths: Sequence[int], token_budget: int, ranks: int = 1
     order = sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True)
     rounds = [order[start : start + ranks] for start in range(0, len(order), ranks)]  # a response a rank
     longest = [lengths[dealt[0]] for dealt in rounds]
-    costs, starts = [0], []  # of the cheapest cut of the first n rounds, and of its last micro-batch
+    costs, cuts = [0], [[]]  # the cheapest cut of the first n rounds, as (first round, end) each
     for end in range(1, len(rounds) + 1):
         fitting = [s for s in range(end) if s == end - 1 or (end - s) * longest[s] <= token_budget]
         cost = {s: costs[s] + (end - s) * longest[s] + PASS_TOKENS for s in fitting}
-        starts.append(min(cost, key=cost.get))
-        costs.append(cost[starts[-1]])
-    micro_batches, end = [], len(rounds)
-    while end:
-        start = starts[end - 1]
-        dealt = rounds[start:end]
-        micro_batches.append([[row[rank] for row in dealt if rank < len(row)] for rank in range(ranks)])
-        end = start
-    return micro_batches[::-1]
+        start = min(cost, key=cost.get)
+        costs.append(cost[start])
+        cuts.append([*cuts[start], (start, end)])
+    return [
+        [[row[rank] for row in rounds[start:end] if rank < len(row)] for rank in range(ranks)]
+        for start, end in cuts[-1]
+    ]
 
 
 def cut_minibatches(
@@ -367,7 +365,7 @@ def cut_minibatches(
     """Shuffled indices of all ranks' responses -> minibatches of micro-batches, each a list for every rank.
 
     A response whose `skip` [N] is set counts in its minibatch but is in no micro-batch. A minibatch has one
-    micro-batch at least, if an empty one: the gradient is the sum over all ranks.
+    micro-batch at least, if an empty one: without any there would be no gradient to step by.
     """
     order = torch.randperm(len(lengths), generator=torch.Generator().manual_seed(seed)).tolist()
     minibatches = []

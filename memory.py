@@ -157,6 +157,23 @@ def disk_needed(c, model: nn.Module) -> tuple[float, float]:
     return 12 * parameters, (12 * at_once + 4) * parameters
 
 
+def fitting_micro_batch(
+    c, model: nn.Module, gpu_bytes: float | None, world_size: int, dtype: torch.dtype
+) -> int:
+    """Tokens of a micro-batch where the flag leaves them open: as many as fit, up to LARGEST_MICRO_BATCH.
+
+    One response of full length at least. Without a GPU few: what stays in a CPU's cache is computed faster.
+    """
+    longest = c.max_prompt_tokens + c.max_response_tokens
+    if gpu_bytes is None:
+        return max(longest, CPU_MICRO_BATCH)
+    largest = copy.copy(c)
+    largest.micro_batch_tokens = max(longest, LARGEST_MICRO_BATCH)
+    need = learner_memory(largest, model, world_size // c.replicas, dtype)
+    fitting = _fitting_tokens(largest, need, USABLE * gpu_bytes)
+    return max(longest, min(largest.micro_batch_tokens, fitting))
+
+
 def check_disk(c, model: nn.Module, folder: Path) -> None:
     """ValueError if the disk has no room for the checkpoints of a run in `folder`, there or not yet."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
@@ -237,39 +254,24 @@ def memory_table(
     return "\n".join([*lines, f"disk: {checkpoint / GB:.1f} GB a checkpoint, up to {run / GB:.1f} GB a run"])
 
 
+def _fitting_tokens(c, need: Memory, usable: float) -> int:
+    """Tokens of a micro-batch with which an update fits into `usable` bytes; activations grow with them."""
+    fixed = need.update - need.activations
+    return int(c.micro_batch_tokens * (usable - fixed) / need.activations)
+
+
 def _change_of_update(c, need: Memory, usable: float) -> str:
     """What to change so that an update fits into `usable` bytes; "" where it does."""
     if need.update <= usable:
         return ""
-    fixed = need.update - need.activations
-    tokens = int(c.micro_batch_tokens * (usable - fixed) / need.activations)
-    changes = []
+    tokens, changes = _fitting_tokens(c, need, usable), []
     if tokens >= c.max_prompt_tokens + c.max_response_tokens:
         changes.append(f"--micro_batch_tokens {tokens}")
-    if fixed < usable and not c.gradient_checkpointing:
+    if tokens > 0 and not c.gradient_checkpointing:
         changes.append("--gradient_checkpointing true")
     change = " or ".join(changes) or "more GPUs, or a smaller model"
     parts = f"{need.update / GB:.1f}, activations {need.activations / GB:.1f} of it"
     return f"an update takes {parts}: {change}"
-
-
-def fitting_micro_batch(
-    c, model: nn.Module | None, gpu_bytes: float | None, world_size: int, dtype: torch.dtype
-) -> int:
-    """Tokens of a micro-batch where the flag leaves them open: as many as fit, up to LARGEST_MICRO_BATCH.
-
-    One response of full length at least. Without a GPU, or for a model that is still to be made, few: what
-    stays in a CPU's cache is computed faster.
-    """
-    longest = c.max_prompt_tokens + c.max_response_tokens
-    if model is None or gpu_bytes is None:
-        return max(longest, CPU_MICRO_BATCH)
-    largest = max(longest, LARGEST_MICRO_BATCH)
-    with_tokens = copy.copy(c)
-    with_tokens.micro_batch_tokens = largest
-    need = learner_memory(with_tokens, model, world_size // c.replicas, dtype)
-    room = USABLE * gpu_bytes - (need.update - need.activations)
-    return min(largest, max(longest, int(largest * room / need.activations)))
 
 
 def _advice(c, need: Memory, model: nn.Module, share: float, size: float) -> list[str]:

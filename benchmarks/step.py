@@ -5,7 +5,7 @@
 
 Both run Dr. GRPO from the same base on the same questions: 32 x 8 responses of at most 128 tokens, two
 updates of 128, the same verifier as reward. TRL's GRPOTrainer generates with transformers, as it does where
-vLLM is not asked for; ROWS is the fastest of its batches here. They take turns in one process, a step each.
+vLLM is not asked for; a batch of ROWS is one update. They take turns in one process, a step each.
 Prints one JSON line last: medians of 10 steps.
 """
 
@@ -30,6 +30,7 @@ from config import parse_config
 from data import load_problems
 from learner import compute_dtype, load_policy, load_tokenizer, update
 from loss import group_advantages
+from memory import CPU_MICRO_BATCH
 from pretrain import TINY_BASE
 from rollout import Sampler
 from train import derived_seed, hand_over
@@ -92,7 +93,7 @@ class TakingTurns(TrainerCallback):
 
 def main() -> None:
     c = parse_config(["--recipe", "tiny"])
-    c.micro_batch_tokens = 2048
+    c.micro_batch_tokens = CPU_MICRO_BATCH
     problems = load_problems("arithmetic")[: (ROUNDS + WARM_UP) * c.prompts_per_step]
     answer_of = {problem.question: problem.answers for problem in problems}
     with VerifierPool(num_workers=1) as verifier, tempfile.TemporaryDirectory() as folder:

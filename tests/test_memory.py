@@ -152,6 +152,31 @@ def test_what_does_not_fit_is_named_with_the_flag_to_change(
         assert line.startswith(f"! 8 x {size} GB: ") and text in line
 
 
+@pytest.mark.parametrize(
+    "gpu_bytes,tokens",
+    [
+        # 23 GB besides activations; 92 % of 28 GB leaves 2.76 for them, where 32,768 tokens take 8.
+        (28e9, 11304),
+        (40e9, 32768),  # more would fit, and gain nothing
+        (26e9, 4024),  # less fits, and a response must
+        (None, 4024),
+    ],
+)
+def test_a_micro_batch_takes_what_fits(gpu_bytes, tokens, qwen_7b, monkeypatch):
+    asked = []
+
+    def need(c, model, shards, dtype):
+        asked.append((c.micro_batch_tokens, shards))
+        return memory.Memory(*(p * 1e9 for p in FITS))
+
+    monkeypatch.setattr(memory, "learner_memory", need)
+    c = settings(micro_batch_tokens=None, replicas=2)
+    assert memory.fitting_micro_batch(c, qwen_7b, gpu_bytes, 16, torch.bfloat16) == tokens
+    assert asked == ([(32768, 8)] if gpu_bytes else []) and c.micro_batch_tokens is None
+    c.max_prompt_tokens, c.max_response_tokens = 64, 128
+    assert memory.fitting_micro_batch(c, qwen_7b, None, 16, torch.float32) == 2048
+
+
 def test_the_table_tells_the_engines_share_by_hand(qwen_7b, monkeypatch):
     monkeypatch.setattr(memory, "learner_memory", lambda *_: memory.Memory(*(p * 1e9 for p in FITS)))
     printed = memory_table(settings(), qwen_7b, 0.6, ((8, 40, 1), (8, 80, 1))).splitlines()

@@ -252,6 +252,7 @@ def test_a_response_ends_where_the_context_does_and_no_other_budget_shrinks(chec
         ("--max_prompt_tokens 3", "0 of 8000 questions of arithmetic are within max_prompt_tokens 3"),
         ("--attn_implementation bogus", '`attn_implementation="bogus"` is not supported'),
         ("--tensor_parallel 2", "tensor_parallel 2 does not divide the 1 ranks"),
+        ("--replicas 2", "replicas 2 does not divide the 1 ranks"),
         ("--engine_memory 1e-5", "engine_memory 1e-05 is 0.00 GB for vLLM's KV cache, and one response"),
         ("--report_to json", "--report_to: invalid choice: 'json' (choose from 'none', 'aim', 'comet_ml', "),
         ("--report_to dvclive", "report_to dvclive: install that package first"),
