@@ -27,10 +27,10 @@ test: $(INSTALLED) lint
 	.venv/bin/python -m pytest $(if $(filter cpu,$(KIND)),-n 2 --dist loadfile) $(ARGS)
 
 paper: $(INSTALLED)
-	.venv/bin/python figures/paper.py $(ARGS)
+	.venv/bin/python -m miniature.paper $(ARGS)
 
 smoke: $(INSTALLED)
-	.venv/bin/python benchmarks/smoke.py $(ARGS)
+	.venv/bin/python -m benchmarks.smoke $(ARGS)
 
 soak: $(INSTALLED)
 	.venv/bin/python -m pytest -m soak -s tests/test_faults.py tests/test_families.py $(ARGS)

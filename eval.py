@@ -31,21 +31,22 @@ from itertools import chain, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from environment import CORES
+from run.environment import CORES
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-import judge
-import served
-from cli import Flags, above_zero, one_sentence, try_hub
+from analysis import judge, served
+from analysis.report import Record, analyse, by_group, markdown, read_records, summarize
+from analysis.report import pass_at_k as pass_at_k  # for those who import it from here
+from analysis.served import Response, Server, ServerError
 from data import Problem, load_problems, reference_warnings
-from learner import check_model, compute_dtype, encode, load_tokenizer, read_config, start_accelerator
-from report import Record, analyse, by_group, markdown, read_records, summarize
-from report import pass_at_k as pass_at_k  # for those who import it from here
+from learner import compute_dtype
 from rollout import Sampler, check_engine
-from served import Response, Server, ServerError
+from run.base_model import check_model, encode, load_tokenizer, read_config
+from run.flags import Flags, above_zero, one_sentence, try_hub
+from run.ranks import start_accelerator
 from templates import TEMPLATES, apply_template
 from verify import VerifierPool
 

@@ -10,22 +10,20 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from datetime import timedelta
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator, init_empty_weights
-from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
-from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers import AutoModelForCausalLM
 
 from loss import ALGOS, aggregate, clipped_loss, importance_weights, kl_to_reference, linear_logprobs
 from rollout import Batch, Rollout, collate
+from run.base_model import empty_model, logit_scale
+from run.ranks import this_rank, world_size
 
 
 class NotFinite(RuntimeError):
@@ -67,16 +65,6 @@ class Policy(nn.Module):
         return zeros.masked_scatter(mask, picked), zeros.masked_scatter(mask, entropy)
 
 
-# Ranks wait for one that downloads a large model, or for a slow disk. A rank that dies is noticed otherwise.
-PATIENCE = timedelta(hours=6)
-
-
-def start_accelerator(**options) -> Accelerator:
-    """accelerate's view of ranks and devices, the process group started where there are several ranks."""
-    patient = InitProcessGroupKwargs(timeout=PATIENCE)
-    return Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[patient], **options)
-
-
 def compute_dtype() -> torch.dtype:
     """bf16 where the hardware multiplies it natively, else float32."""
     if torch.cuda.is_available():
@@ -94,129 +82,6 @@ def reshard(policy: Policy) -> None:
 def autocast(device: torch.device) -> contextlib.AbstractContextManager:
     """Mixed precision for forward passes; float32 parameters stay float32."""
     return torch.autocast(device.type, compute_dtype(), enabled=compute_dtype() != torch.float32)
-
-
-def read_config(path: str) -> PretrainedConfig:
-    """The config of a checkpoint folder or Hub id; code that comes with it is never run."""
-    return AutoConfig.from_pretrained(path, trust_remote_code=False)  # left out, transformers asks on stdin
-
-
-def check_model(path: str) -> int:
-    """The context of a checkpoint folder or Hub id (owner/name), in tokens; no weights are loaded.
-
-    ValueError, in one sentence, where `path` is neither, or is nothing that can be trained.
-    """
-    is_local = path.startswith((".", "/", "~")) or path.count("/") != 1
-    if not os.path.isdir(path) and (is_local or os.path.exists(os.path.dirname(path))):
-        raise ValueError(f"model {path!r} is no folder, and no Hub id (owner/name)")
-    if os.path.isdir(path) and not os.path.exists(os.path.join(path, "config.json")):
-        if os.path.exists(os.path.join(path, "adapter_config.json")):
-            raise ValueError(f"model {path!r} is an adapter (LoRA): merge it into its base model first")
-        raise ValueError(f"model {path!r} is a folder without config.json: not a checkpoint of transformers")
-    try:
-        config = read_config(path)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"model {path!r} cannot be read: {one_line(error)}") from None
-    if getattr(config, "quantization_config", None):
-        raise ValueError(f"model {path!r} is quantized: take the checkpoint in bf16 or float32")
-    if config.get_text_config() is not config or config.is_encoder_decoder:
-        raise ValueError(
-            f"model {path!r} is a {config.model_type}, and only models of text alone can be trained"
-        )
-    if not getattr(config, "max_position_embeddings", None):
-        raise ValueError(f"model {path!r} is a {config.model_type}, which states no max_position_embeddings")
-    return config.max_position_embeddings
-
-
-def one_line(error: Exception) -> str:
-    """The first sentence of an error that goes on for a page."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def load_tokenizer(path: str):
-    """The tokenizer of a checkpoint. ValueError where there is none: transformers would make an empty one."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"the tokenizer of {path!r} cannot be read: {one_line(error)}") from None
-    if not tokenizer("What is 1 + 1?")["input_ids"]:
-        raise ValueError(f"{path!r} has no tokenizer: copy the base model's tokenizer files into it")
-    return tokenizer
-
-
-def encode(tokenizer, texts: Sequence[str], vocab_size: int) -> list[list[int]]:
-    """Prompts as token ids. ValueError for an id that the model's embedding has no row for."""
-    prompts = tokenizer(list(texts))["input_ids"] if texts else []
-    largest = max((max(ids, default=0) for ids in prompts), default=0)
-    if largest >= vocab_size:
-        token = tokenizer.convert_ids_to_tokens(largest)
-        raise ValueError(
-            f"token {token!r} is number {largest}, and the model knows {vocab_size}: not its tokenizer?"
-        )
-    return prompts
-
-
-def empty_model(
-    path: str, attn_implementation: str = "sdpa", dtype: torch.dtype = torch.float32
-) -> nn.Module:
-    """The architecture at `path`, its parameters on the meta device: shapes without memory.
-
-    ValueError if Policy, `fully_shard` or the hand-over could not take it.
-    """
-    config = read_config(path)
-    try:
-        with init_empty_weights(include_buffers=False):
-            model = AutoModelForCausalLM.from_config(
-                config, dtype=dtype, attn_implementation=attn_implementation, trust_remote_code=False
-            )
-    except ValueError as error:
-        raise ValueError(f"model {path!r}: {one_line(error)}") from None
-    model.tie_weights()  # the move to the meta device made two of one
-    name, head = type(model).__name__, model.get_output_embeddings()
-    if getattr(head, "bias", None) is not None:
-        raise ValueError(f"{name} has a head with a bias, which Policy leaves out")
-    if not isinstance(getattr(model.base_model, "layers", None), nn.ModuleList):
-        raise ValueError(f"{name} has no decoder layers in base_model.layers, so it cannot be sharded")
-    if any(parameter.ndim > 2 for parameter in model.parameters()):
-        raise ValueError(
-            f"{name} packs several matrices into one tensor (experts), and vLLM reads each by itself"
-        )
-    logit_scale(model)
-    return model
-
-
-class _Returns(nn.Module):
-    """Stands for a part of a model: whatever comes in, this goes out."""
-
-    def __init__(self, value):
-        super().__init__()
-        self.value = value
-
-    def forward(self, *_, **__):
-        return self.value
-
-
-def logit_scale(model: nn.Module) -> float:
-    """What a model multiplies its head's product by: 1 for most, a constant for Granite and Cohere.
-
-    Its own forward tells, between a stub for the layers and one for the head. ValueError if it does anything
-    else to the logits, as soft-capping does.
-    """
-    logits, hidden = torch.tensor([[[1.0, -64.0]]]), torch.zeros(1, 1, model.config.hidden_size)
-    outer, head = copy.copy(model), model.get_output_embeddings()
-    outer._modules = {
-        name: _Returns(logits if part is head else BaseModelOutputWithPast(last_hidden_state=hidden))
-        for name, part in model.named_children()
-    }
-    try:
-        first, second = outer(input_ids=torch.zeros(1, 1, dtype=torch.long), use_cache=False).logits.flatten()
-    except Exception:  # a forward of another kind
-        first, second = torch.nan, torch.nan
-    if not torch.isclose(torch.as_tensor(second), torch.as_tensor(-64 * first)):
-        raise ValueError(
-            f"{type(model).__name__} does more to its logits than to scale them, which Policy leaves out"
-        )
-    return float(first)
 
 
 def load_policy(
@@ -244,7 +109,7 @@ def load_policy(
     policy.to_empty(device=device)
     for name, buffer in policy.named_buffers():
         buffer.copy_(buffers[name])
-    weights = read("auto").state_dict() if dist.get_rank() == 0 else None
+    weights = read("auto").state_dict() if this_rank() == 0 else None
     for name, shard in policy.model.state_dict().items():
         whole = (
             weights[name].to(device, torch.float32) if weights else torch.empty(shard.shape, device=device)
@@ -271,11 +136,6 @@ def prepare_policy(model: nn.Module, gradient_checkpointing: bool = False, repli
     return policy
 
 
-def world_size() -> int:
-    """The number of ranks that share the model."""
-    return dist.get_world_size() if dist.is_initialized() else 1
-
-
 def full_tensor(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """A parameter as a whole, gathered from its shards; a collective call where it is sharded.
 
@@ -291,7 +151,7 @@ def full_tensor(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         return whole
     # Each rank sends its rows into their place; an all-gather over gloo would hold the tensor twice.
     for rank, rows in zip(ranks, whole.chunk(len(ranks)), strict=False):  # cut as fully_shard does
-        if rank == dist.get_rank():
+        if rank == this_rank():
             rows.copy_(shard)
         dist.broadcast(rows, src=rank, group=group)
     return whole
@@ -312,7 +172,7 @@ def save_model(policy: Policy, tokenizer, folder: str | Path, dtype: torch.dtype
 
     Written aside and then renamed: a folder of that name is always whole. All ranks call it, rank 0 writes.
     """
-    is_writer = not dist.is_initialized() or dist.get_rank() == 0
+    is_writer = this_rank() == 0
     once = {name for name, _ in policy.model.named_parameters()}  # a tied head goes by the embedding's name
     tied = {name for name, _ in policy.model.named_parameters(remove_duplicate=False)} - once
     weights = {}
@@ -413,8 +273,7 @@ def update(
     train.py, `seed`, the same on all ranks, shuffles, `reference` is for config.beta > 0. NotFinite, on all
     ranks, where a loss or gradient of any is not finite, before the weights are touched.
     """
-    algo, ranks = ALGOS[config.algo], world_size()
-    rank = dist.get_rank() if ranks > 1 else 0
+    algo, rank, ranks = ALGOS[config.algo], this_rank(), world_size()
     if ranks > 1:
         of_ranks = [None] * ranks
         dist.all_gather_object(of_ranks, (rollouts, advantages))

@@ -11,55 +11,47 @@ verifier is not fooled far from the base model, as a learned reward is), several
 """
 
 import gc
-import importlib.metadata
-import json
-import os
 import random
 import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
-from environment import CORES
+from run.environment import CORES
 
 import torch
-from accelerate import Accelerator, PartialState
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from transformers.utils.logging import disable_progress_bar
 
-from checkpoint import code_version, load_checkpoint, lock, save_checkpoint
-from cli import one_sentence, try_hub
-from config import Config, check, check_changes, dry_run, engine_share, parse_config, plan
-from data import Problem, load_problems, reference_warnings
+from analysis.report import summarize
+from data import Problem
 from eval import by_set, evaluate
 from learner import (
     NotFinite,
     Policy,
     autocast,
-    check_model,
     checkpoint_weights,
     compute_dtype,
-    encode,
     load_policy,
-    load_tokenizer,
-    read_config,
     reshard,
     save_model,
-    start_accelerator,
     update,
 )
 from loss import ALGOS, group_advantages
-from pretrain import TINY_BASE, make_tiny_base
-from report import summarize
-from rollout import EngineFailed, Rollout, Sampler, check_engine, collate
-from runlog import RunLog, response_metrics
-from stopping import ENGINE_FAILED, NOT_FINITE, Interrupted, StopSignal
-from templates import TEMPLATES, apply_template
+from rollout import EngineFailed, Rollout, Sampler, collate
+from run.base_model import read_config
+from run.checkpoint import checkpoint_state, code_version, load_checkpoint, save_checkpoint
+from run.flags import one_sentence
+from run.log import RunLog, response_metrics
+from run.ranks import start_accelerator
+from run.settings import Config, engine_share, parse_config
+from run.signals import ENGINE_FAILED, NOT_FINITE, StopSignal, sample_or_stop
+from run.start import open_run, prepare
+from templates import TEMPLATES
 from verify import VerifierPool
 
 
@@ -76,50 +68,6 @@ def questions_of_step(step: int, per_step: int, num_questions: int, seed: int) -
         orders[epoch] = list(range(num_questions))
         random.Random(derived_seed(seed, "questions", epoch)).shuffle(orders[epoch])
     return [orders[position // num_questions][position % num_questions] for position in positions]
-
-
-def encode_questions(
-    c: Config, tokenizer, problems: list[Problem], eval_sets: dict[str, list[Problem]]
-) -> tuple[list[Problem], list[list[int]], int]:
-    """Problems whose prompts fit the limit, those prompts as ids, and the engine's context in tokens.
-
-    A response that the model's context leaves less room than the budget ends there, as truncated. ValueError
-    if too few problems are left, or if an evaluation prompt leaves no room at all.
-    """
-
-    context, vocab_size = check_model(c.model), read_config(c.model).vocab_size
-
-    def prompts(some: list[Problem]) -> list[list[int]]:
-        return encode(
-            tokenizer, [apply_template(c.template, problem.question) for problem in some], vocab_size
-        )
-
-    pairs = list(zip(problems, prompts(problems), strict=True))
-    longest = min(c.max_prompt_tokens, context - 1)
-    kept = [(problem, ids) for problem, ids in pairs if len(ids) <= longest]
-    limit = f"max_prompt_tokens {c.max_prompt_tokens}"
-    if longest < c.max_prompt_tokens:
-        limit = f"what the context of {c.model}, {context} tokens, can take"
-    if len(kept) < c.prompts_per_step:
-        raise ValueError(
-            f"{len(kept)} of {len(pairs)} questions of {c.data} are within {limit}, fewer than "
-            f"prompts_per_step {c.prompts_per_step}"
-        )
-    say = PartialState().print
-    if len(kept) < len(pairs):
-        say(f"{len(pairs) - len(kept)} of {len(pairs)} questions are left out: over {limit}")
-    lengths = {name: [len(ids) for ids in prompts(some)] for name, some in eval_sets.items()}
-    for name, of_set in lengths.items():
-        if max(of_set) >= context:
-            raise ValueError(
-                f"a prompt of {name} has {max(of_set)} tokens, and the context of {c.model} is {context}"
-            )
-    lengths[c.data] = lengths.get(c.data, []) + [len(ids) for _, ids in kept]
-    for name, of_set in lengths.items():
-        if cut := sum(length + c.max_response_tokens > context for length in of_set):
-            say(f"{cut} prompts of {name} leave less than max_response_tokens of the context, {context}")
-    needed = max(max(of_set) for of_set in lengths.values()) + c.max_response_tokens
-    return [problem for problem, _ in kept], [ids for _, ids in kept], min(needed, context)
 
 
 def hand_over(
@@ -148,32 +96,6 @@ def hand_over(
         )
 
 
-def sample_or_stop(
-    sample: Callable[[], list[Rollout]], stop: StopSignal, tensor_parallel: int
-) -> tuple[list[Rollout], str]:
-    """The responses, and what an engine of any rank died of, or "".
-
-    A signal that came to any rank is in `stop.received` of all of them: this step's sampling is given up.
-    """
-    rollouts, failure = [], ""
-    try:
-        # An engine of several ranks waits for all of them, so it is not left in the middle.
-        stop.sampling = tensor_parallel == 1 and not stop.received
-        if stop.sampling or tensor_parallel > 1:
-            rollouts = sample()
-        stop.sampling = False
-    except Interrupted:
-        pass
-    except EngineFailed as error:
-        stop.sampling = False
-        if tensor_parallel > 1:  # ranks that wait within the engine would never hear of it below
-            raise
-        failure = str(error)
-    failures, signals = zip(*gather_object([(failure, stop.received)]), strict=True)
-    stop.received = max(signals)
-    return rollouts, "" if stop.received else next(filter(None, failures), "")
-
-
 def is_due(step: int, every: int) -> bool:
     """Whether something is done after this step; every 0 steps is never."""
     return every > 0 and step % every == 0
@@ -194,20 +116,6 @@ def evaluate_sets(
         accuracy = f"{result['accuracy']:.3f} on {name} ({len(of_set)} questions)"
         say(f"step {step:>3}: greedy accuracy {accuracy}")
     return metrics
-
-
-def checkpoint_state(c: Config, steps: int, world_size: int, evaluated: dict[str, float]) -> dict[str, Any]:
-    """What a checkpoint holds besides tensors; accuracy is the mean over the sets, None if not evaluated."""
-    accuracies = [value for key, value in evaluated.items() if key.endswith("/accuracy")]
-    return {
-        "step": steps,
-        "position": steps * c.prompts_per_step,  # in the sequence of questions, see questions_of_step
-        "seed": c.seed,
-        "world_size": world_size,
-        "accuracy": sum(accuracies) / len(accuracies) if accuracies else None,
-        "config": asdict(c),
-        "code": code_version(),
-    }
 
 
 def train(
@@ -347,57 +255,6 @@ def train(
         save_model(policy, tokenizer, folder / "model", read_config(c.model).dtype)
         log.say(f"the trained model is in {folder / 'model'}")
     verifier.close()
-
-
-def open_run(config: Config, accelerator: Accelerator):
-    """The run's folder, locked, with config.json in it -> what holds the lock. ValueError if it is taken."""
-    if config.output_dir is None:
-        now = [f"runs/{config.recipe}-{config.algo}-{time.strftime('%Y%m%d-%H%M%S')}"]
-        (config.output_dir,) = broadcast_object_list(now)  # rank 0's clock for all
-    folder, held, errors = Path(config.output_dir), None, [None]
-    if accelerator.is_main_process:
-        try:
-            held = lock(folder)
-            packages = ("torch", "transformers", "accelerate")
-            versions = {name: importlib.metadata.version(name) for name in packages}
-            settings = json.dumps(asdict(config) | {"versions": versions}, indent=2)
-            (folder / "config.json.partial").write_text(settings + "\n")
-            os.replace(folder / "config.json.partial", folder / "config.json")
-        except (ValueError, OSError) as error:
-            errors = [str(error)]
-    (error,) = broadcast_object_list(errors)
-    if error:
-        raise ValueError(error)
-    return held
-
-
-def prepare(c: Config, accelerator: Accelerator) -> tuple | None:
-    """What `train` takes, all but the weights read and checked. None for --dry_run, which prints its plan."""
-    to_be_made = c.model == TINY_BASE and not os.path.isdir(c.model)
-    evaluated = c.eval_data if c.eval_every else []
-    try_hub([c.data, *evaluated, *([] if to_be_made else [c.model])])
-    check_engine()
-    check(c, accelerator.num_processes)
-    for line in check_changes(c):
-        accelerator.print(line)
-    columns = dict(question_column=c.question_column, answer_column=c.answer_column)
-    problems = load_problems(c.data, data_dir=c.data_dir, **columns)
-    options = dict(data_dir=c.data_dir, limit=c.eval_limit)
-    eval_sets = {name: load_problems(name, "test", **options) for name in evaluated}
-    for line in reference_warnings(eval_sets | {c.data: problems}):
-        accelerator.print(line)
-    describe = dry_run if c.dry_run else plan
-    if to_be_made:
-        accelerator.print(describe(c, accelerator.num_processes, len(problems)))
-        if c.dry_run:
-            return None
-        accelerator.print(f"The tiny base model is made first, once, in {TINY_BASE}")
-        make_tiny_base(TINY_BASE, accelerator, seed=c.seed)
-    tokenizer = load_tokenizer(c.model)
-    problems, prompts, max_model_len = encode_questions(c, tokenizer, problems, eval_sets)
-    if not to_be_made:
-        accelerator.print(describe(c, accelerator.num_processes, len(problems)))
-    return None if c.dry_run else (tokenizer, problems, prompts, eval_sets, max_model_len)
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Which share of an update's token slots is idle or padding, worked out from lengths; nothing is trained.
 
-    python benchmarks/balance.py                              lognormal lengths up to 3,000 tokens
-    python benchmarks/balance.py runs/eval/responses.jsonl    those of eval.py, several responses a question
+    python -m benchmarks.balance                              lognormal lengths up to 3,000 tokens
+    python -m benchmarks.balance runs/eval/responses.jsonl    those of eval.py, several responses a question
 
 Ranks of a sharded model wait for each other at every layer, so a micro-batch takes the time of the rank with
 the most slots (rows x longest row). Compared are each rank cutting the responses to its own questions, which
@@ -16,8 +16,6 @@ import random
 import sys
 from collections import defaultdict
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from learner import PASS_TOKENS, deal_micro_batches
 

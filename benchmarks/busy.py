@@ -1,6 +1,6 @@
 """A training step on a machine that does other things: alone, and beside one busy process per two cores.
 
-    python benchmarks/busy.py                     on the tiny base (python pretrain.py makes it)
+    python -m benchmarks.busy                     on the tiny base (python pretrain.py makes it)
 
 Real runs of the tiny recipe, in turns: as train.py sets the threads' waiting (environment.py), and as the
 OpenMP library would have it. Median seconds of a step's four parts; prints one JSON line last.

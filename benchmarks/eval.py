@@ -1,6 +1,6 @@
 """What eval.py adds to the engine under it: two claims of README, measured in one run.
 
-    python benchmarks/eval.py                        on the tiny base (python pretrain.py makes it)
+    python -m benchmarks.eval                        on the tiny base (python pretrain.py makes it)
 
 throughput: response tokens per second of `evaluate`, from questions to verdicts and metrics, over those of a
 bare vllm.LLM.generate with the same prompts and settings, on one engine, in turns. A tiny model is the
@@ -11,12 +11,9 @@ import argparse
 import json
 import os
 import statistics
-import sys
 import time
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import environment  # noqa: F401
+import run.environment  # noqa: F401
 
 
 def main() -> None:

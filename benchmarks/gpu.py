@@ -1,7 +1,7 @@
 """Speed and memory on one GPU at real shapes: a line a figure, one JSON line last; no network.
 
-    python benchmarks/gpu.py                      Qwen2.5-1.5B's shape with random weights
-    python benchmarks/gpu.py --parts learner      some parts; each stands alone, and one that fails says so
+    python -m benchmarks.gpu                      Qwen2.5-1.5B's shape with random weights
+    python -m benchmarks.gpu --parts learner      some parts; each stands alone, and one that fails says so
 
 Random weights rarely end a response, so lengths are drawn: prompts of 100 to 200 tokens, responses of 100 to
 3,000 (log-uniform). On a CPU it runs at toy size, to test that it runs.
@@ -17,20 +17,19 @@ import tempfile
 import time
 import traceback
 from functools import cached_property
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import environment  # noqa: F401
+import run.environment  # noqa: F401
 
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from config import Config
-from data import arithmetic_problems
-from learner import autocast, compute_dtype, empty_model, load_policy, update
-from memory import engine_memory, learner_memory
-from pretrain import tiny_tokenizer
+from learner import autocast, compute_dtype, load_policy, update
+from miniature.arithmetic import arithmetic_problems
+from miniature.tiny_base import tiny_tokenizer
 from rollout import Rollout, Sampler
+from run.base_model import empty_model
+from run.memory import engine_memory, learner_memory
+from run.settings import Config
 from train import hand_over
 
 GPU = torch.cuda.is_available()
@@ -160,9 +159,9 @@ def sampler(bench: Bench) -> dict[str, float]:
     engine.sample(prompts[:8], 8, 1.0, 64, [], seed=0)  # a warm-up
     rates = {name: [] for name in ("ours", "bare")}
     for turn in range(2):
-        for name, run in [("ours", ours), ("bare", bare)][:: 1 if turn else -1]:
+        for name, make in [("ours", ours), ("bare", bare)][:: 1 if turn else -1]:
             started = time.perf_counter()
-            run()
+            make()
             rates[name].append(sum(lengths) / (time.perf_counter() - started))
     ours_rate, bare_rate = (statistics.mean(rates[name]) for name in ("ours", "bare"))
     return {"tokens_per_second": ours_rate, "bare_tokens_per_second": bare_rate,

@@ -1,7 +1,7 @@
-"""What a weight hand-over takes: calls and bytes (`python benchmarks/handover.py`), or memory, on Linux:
+"""What a weight hand-over takes: calls and bytes (`python -m benchmarks.handover`), or memory, on Linux:
 
     ACCELERATE_USE_CPU=true MALLOC_MMAP_THRESHOLD_=65536 \\
-        accelerate launch --multi_gpu --num_processes 2 benchmarks/handover.py
+        accelerate launch --multi_gpu --num_processes 2 -m benchmarks.handover
 
 Calls and bytes are counted, for Qwen2.5-7B's shape on 8 and 64 ranks, as full_tensor makes its calls to a
 process group that sends nothing: over NCCL, over gloo, and over gloo in the float32 of the shards.
@@ -15,12 +15,9 @@ import gc
 import json
 import os
 import re
-import sys
 import tempfile
 from pathlib import Path
 from unittest import mock
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 import torch.distributed as dist
@@ -30,7 +27,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from learner import checkpoint_weights, load_policy, prepare_policy
-from pretrain import tiny_tokenizer
+from miniature.tiny_base import tiny_tokenizer
 from rollout import Sampler
 
 SHAPE = dict(

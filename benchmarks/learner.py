@@ -1,4 +1,4 @@
-"""What the learner costs. `python benchmarks/learner.py` prints one JSON object as its last line.
+"""What the learner costs. `python -m benchmarks.learner` prints one JSON object as its last line.
 
 memory: linear_logprobs against the naive version (the three lines of its docstring), vocabulary 151,936 and
 1,024 tokens of width 1,536: log-probs, entropy, and the backward pass from the sum of the log-probs, each
@@ -8,14 +8,13 @@ version must return. It is the larger of
   - the peak until the backward pass has ended, minus the same, minus the bytes of the gradients.
 The second is too low for the naive version, which peaks before its gradients exist; so the share is too high.
 
-speed, length, trl: see the functions. `python benchmarks/learner.py memory speed length` leaves out TRL.
+speed, length, trl: see the functions. `python -m benchmarks.learner memory speed length` leaves out TRL.
 """
 
 import argparse
 import json
 import multiprocessing
 import re
-import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -23,10 +22,9 @@ from types import SimpleNamespace
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from learner import autocast, prepare_policy, update  # noqa: E402
-from loss import group_advantages, linear_logprobs  # noqa: E402
-from rollout import Rollout  # noqa: E402
+from learner import autocast, prepare_policy, update
+from loss import group_advantages, linear_logprobs
+from rollout import Rollout
 
 VOCABULARY, TOKENS, WIDTH = 151_936, 1_024, 1_536  # Qwen2.5-Math-1.5B's head, one response of 1,024 tokens
 MEMORY_LIMIT = 0.15  # of the naive version

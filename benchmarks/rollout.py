@@ -1,6 +1,6 @@
 """What the training loop adds to the engine under it: two claims of README, each measured in one run.
 
-    python benchmarks/rollout.py                     on the tiny base (python pretrain.py makes it)
+    python -m benchmarks.rollout                     on the tiny base (python pretrain.py makes it)
 
 sampler: response tokens per second of Sampler.sample over those of a bare vllm.LLM.generate with the same
 prompts and settings, on one engine, in turns. A tiny model is the hardest case: the engine takes least time.
@@ -16,9 +16,9 @@ import tempfile
 import time
 from pathlib import Path
 
+import run.environment  # noqa: F401
+
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
-import environment  # noqa: E402, F401
 
 
 def compare_sampling(model: str, rounds: int) -> dict[str, float]:
@@ -50,9 +50,9 @@ def compare_sampling(model: str, rounds: int) -> dict[str, float]:
 
     rates: dict[str, list[float]] = {"ours": [], "bare": []}
     for turn in range(rounds + 1):
-        for name, run in (("ours", ours), ("bare", bare)) if turn % 2 else (("bare", bare), ("ours", ours)):
+        for name, make in (("ours", ours), ("bare", bare)) if turn % 2 else (("bare", bare), ("ours", ours)):
             started = time.perf_counter()
-            tokens = run()
+            tokens = make()
             if turn > 0:  # the first is a warm-up
                 rates[name].append(tokens / (time.perf_counter() - started))
     ratios = [a / b for a, b in zip(rates["ours"], rates["bare"], strict=True)]

@@ -13,14 +13,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 import torch
 from transformers import AutoTokenizer
 
-from learner import compute_dtype, load_policy, start_accelerator
-from pretrain import TINY_BASE, make_tiny_base
+from learner import compute_dtype, load_policy
+from miniature.tiny_base import make_tiny_base
 from rollout import Sampler
+from run.ranks import start_accelerator
+from run.settings import TINY_BASE
 from train import hand_over
 
 ROOT = Path(__file__).parents[1]

@@ -1,7 +1,7 @@
 """A whole training step beside TRL's, on a CPU: sampling, reward, update, hand-over.
 
     pip install trl==1.16.0
-    python benchmarks/step.py                     on the tiny base (python pretrain.py makes it)
+    python -m benchmarks.step                     on the tiny base (python pretrain.py makes it)
 
 Both run Dr. GRPO from the same base on the same questions: 32 x 8 responses of at most 128 tokens, two
 updates of 128, the same verifier as reward. TRL's GRPOTrainer generates with transformers, as it does where
@@ -12,27 +12,23 @@ Prints one JSON line last: medians of 10 steps.
 import gc
 import json
 import statistics
-import sys
 import tempfile
 import time
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-import environment  # noqa: F401
+import run.environment  # noqa: F401
 
 import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from config import parse_config
 from data import load_problems
-from learner import compute_dtype, load_policy, load_tokenizer, update
+from learner import compute_dtype, load_policy, update
 from loss import group_advantages
-from memory import CPU_MICRO_BATCH
-from pretrain import TINY_BASE
 from rollout import Sampler
+from run.base_model import load_tokenizer
+from run.memory import CPU_MICRO_BATCH
+from run.settings import TINY_BASE, parse_config
 from train import derived_seed, hand_over
 from verify import VerifierPool
 

@@ -1,8 +1,8 @@
 """Accuracy by category and speed of verify.py beside math-verify 0.9.0, in one run, on one core.
 
     pip install math-verify==0.9.0        # optional: its columns are left out without it
-    python benchmarks/verify.py           # [--cases path/to/cases.jsonl] [--limit N] [--misses]
-    python benchmarks/verify.py --hostile 1000    # how the pool stands that many hostile answers in a row
+    python -m benchmarks.verify           # [--cases path/to/cases.jsonl] [--limit N] [--misses]
+    python -m benchmarks.verify --hostile 1000    # how the pool stands that many hostile answers in a row
 
 Each line of the cases holds gold, answer, expected, category and form: "answer" (bare), or "response", of
 which the last box is graded. Ours runs in one worker of `VerifierPool`, pipes and timeouts included, as in
@@ -17,9 +17,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-from verify import VerifierPool  # noqa: E402
+from verify import VerifierPool
+
+ROOT = Path(__file__).parents[1]
 
 # The label depends on the grader's policy (is 85.71 right for 600/7?): reported, but not counted.
 POLICY = set(

@@ -3,13 +3,13 @@
 import socket
 from types import SimpleNamespace
 
-import environment  # noqa: F401
+import run.environment  # noqa: F401
 
 import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from pretrain import arithmetic_corpus, tiny_tokenizer
+from miniature.tiny_base import arithmetic_corpus, tiny_tokenizer
 from rollout import Rollout
 
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.slow
 def test_the_gpu_benchmark_runs_on_a_cpu_and_each_part_prints_its_figures():
-    command = [sys.executable, "benchmarks/gpu.py"]
+    command = [sys.executable, "-m", "benchmarks.gpu"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     *lines, last = done.stdout.splitlines()

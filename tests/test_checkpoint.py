@@ -16,11 +16,12 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from conftest import free_port, make_rollout, random_qwen2, settings
 
-import checkpoint
 import learner
-from checkpoint import load_checkpoint, lock, save_checkpoint
 from learner import full_tensor, prepare_policy, update
 from loss import group_advantages
+from run import checkpoint
+from run.checkpoint import load_checkpoint, save_checkpoint
+from run.start import lock
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
@@ -153,11 +154,12 @@ def test_ranks_share_the_files_out(monkeypatch):
 
 
 def test_the_codes_version_is_of_what_the_scripts_say(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "__file__", str(tmp_path / "a.py"))
+    monkeypatch.setattr(checkpoint, "CODE", tmp_path)
+    (tmp_path / "run").mkdir()
     versions = []
     for text in ("1", "2", "1"):
         (tmp_path / "a.py").write_text("0")
-        (tmp_path / "b.py").write_text(text)
+        (tmp_path / "run" / "b.py").write_text(text)
         versions.append(checkpoint.code_version())
     assert versions[0] == versions[2] != versions[1] and len(versions[0]) == 16
 
@@ -237,7 +239,7 @@ def test_reading_a_checkpoint_runs_no_code(tokenizer, tmp_path, monkeypatch):
 
 
 def test_a_run_folder_has_one_run(tmp_path):
-    other = "import sys; from pathlib import Path; from checkpoint import lock; lock(Path(sys.argv[1]))"
+    other = "import sys; from pathlib import Path; from run.start import lock; lock(Path(sys.argv[1]))"
     held = lock(tmp_path)
     second = [sys.executable, "-c", other, str(tmp_path)]
     refused = subprocess.run(second, cwd=ROOT, capture_output=True, text=True)

@@ -13,17 +13,8 @@ import huggingface_hub
 import pytest
 
 import data
-from data import (
-    Chain,
-    Problem,
-    arithmetic_problems,
-    can_be_read,
-    in_test_split,
-    load_problems,
-    random_chain,
-    read_answers,
-    reference_warnings,
-)
+from data import Problem, can_be_read, load_problems, read_answers, reference_warnings
+from miniature.arithmetic import Chain, arithmetic_problems, in_test_split, random_chain
 
 AUTHORS_DATA = Path(__file__).parents[1].parent / "shared" / "data"
 needs_authors_data = pytest.mark.skipif(not AUTHORS_DATA.is_dir(), reason="the authors' files are not here")

@@ -17,12 +17,12 @@ from conftest import make_rollout
 from stub_server import chat, completion, stub_server
 
 import eval as script
-import served
+from analysis import served
+from analysis.report import analyse
+from analysis.served import Response, Server, ServerError
 from data import Problem, load_problems
 from eval import evaluate, grade
 from learner import compute_dtype
-from report import analyse
-from served import Response, Server, ServerError
 from templates import TEMPLATES
 from verify import VerifierPool
 
@@ -381,7 +381,7 @@ def test_bad_input_ends_with_one_sentence_before_the_engine_starts(
     checkpoint, hostile_file, monkeypatch, capsys, change, message
 ):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.setattr("served.WAIT_S", 0.001)
+    monkeypatch.setattr("analysis.served.WAIT_S", 0.001)
     monkeypatch.setattr("rollout.Sampler.__init__", lambda *_, **__: pytest.fail("the engine was started"))
     monkeypatch.chdir(hostile_file.parent)
     with pytest.raises(SystemExit) as stopped:

@@ -15,8 +15,9 @@ from conftest import make_rollout
 from transformers import AutoModelForCausalLM
 
 import learner
-from learner import check_model, checkpoint_weights, empty_model, encode, load_policy, load_tokenizer
+from learner import checkpoint_weights, load_policy
 from rollout import Sampler, collate
+from run.base_model import check_model, empty_model, encode, load_tokenizer
 
 CPU = torch.device("cpu")
 SMALL = dict(

@@ -15,10 +15,10 @@ import pytest
 from conftest import free_port, make_rollout
 from transformers import AutoModelForCausalLM
 
-from config import check_changes, parse_config
 from data import Problem
-from runlog import RunLog, find_warnings
-from stopping import Interrupted, StopSignal
+from run.log import RunLog, find_warnings
+from run.settings import check_changes, parse_config
+from run.signals import Interrupted, StopSignal
 
 ROOT = Path(__file__).parents[1]
 FLAGS = """--recipe tiny --num_steps 6 --prompts_per_step 4 --group_size 4 --minibatch_size 8 --lr 1e-3

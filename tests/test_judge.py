@@ -3,9 +3,18 @@ import json
 import pytest
 from stub_server import chat, stub_server
 
-import served
-from judge import KEYWORDS, MAX_CHARS, behaviour, estimate, judge, judge_requests, keywords_in, read_category
-from served import Server, ServerError
+from analysis import served
+from analysis.judge import (
+    KEYWORDS,
+    MAX_CHARS,
+    behaviour,
+    estimate,
+    judge,
+    judge_requests,
+    keywords_in,
+    read_category,
+)
+from analysis.served import Server, ServerError
 
 
 @pytest.fixture(autouse=True)

@@ -10,17 +10,11 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import learner
-from learner import (
-    Policy,
-    check_model,
-    cut_minibatches,
-    deal_micro_batches,
-    load_policy,
-    prepare_policy,
-    update,
-)
+from learner import Policy, cut_minibatches, deal_micro_batches, load_policy, prepare_policy, update
 from loss import ALGOS, group_advantages
 from rollout import collate
+from run import base_model
+from run.base_model import check_model
 
 CPU = torch.device("cpu")
 
@@ -443,7 +437,7 @@ def test_a_hub_id_that_cannot_be_read_is_one_sentence(monkeypatch):
     def fail(*_, **__):
         raise OSError("no connection\nsee the docs")
 
-    monkeypatch.setattr(learner.AutoConfig, "from_pretrained", fail)
+    monkeypatch.setattr(base_model.AutoConfig, "from_pretrained", fail)
     with pytest.raises(ValueError) as error:
         check_model("Qwen/Qwen2.5-Math-7B")
     assert str(error.value) == "model 'Qwen/Qwen2.5-Math-7B' cannot be read: no connection"

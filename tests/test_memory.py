@@ -9,10 +9,11 @@ import pytest
 import torch
 from transformers import LlamaConfig, Qwen2Config
 
-import memory
-from config import SMALLEST_GPU, default_recipe, parse_config
-from learner import compute_dtype, empty_model
-from memory import check_disk, check_memory, disk_needed, engine_memory, learner_memory, memory_table
+from learner import compute_dtype
+from run import memory
+from run.base_model import empty_model
+from run.memory import check_disk, check_memory, disk_needed, engine_memory, learner_memory, memory_table
+from run.settings import SMALLEST_GPU, default_recipe, parse_config
 
 ROOT = Path(__file__).parents[1]
 

@@ -7,20 +7,19 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import paper
 import pytest
-import readings
 import torch
-import worlds
 
-from data import in_test_split
 from loss import group_advantages
+from miniature import paper, readings, worlds
+from miniature.arithmetic import in_test_split
 
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     """paper.py in an empty folder, with stubs of the scripts it starts -> the folder."""
     monkeypatch.setattr(paper, "ROOT", tmp_path)
+    monkeypatch.setattr(paper, "HERE", tmp_path)
     return tmp_path
 
 
@@ -32,10 +31,10 @@ def calls(root, monkeypatch):
     def call(script, folder, *args):
         args, folder = [str(arg) for arg in args], root / folder
         made.append([script, *args])
-        if script == "train.py":
+        if script == "train":
             steps = int(args[args.index("--num_steps") + 1])
             write_run(folder, args[args.index("--algo") + 1] if "--algo" in args else "grpo", [0.5] * steps)
-        elif script == "eval.py":
+        elif script == "eval":
             write_report(folder)
         else:
             (folder / "base").mkdir(parents=True)
@@ -77,9 +76,9 @@ def test_finished_runs_are_skipped_and_started_ones_resumed(root, calls):
         paper.train(Path(name), **settings)
     flags = ["--algo", "grpo", "--num_steps", "3"]
     assert calls == [
-        ["train.py", "--output_dir", "cut_off", *flags, "--resume"],
-        ["train.py", "--output_dir", "stopped", *flags, "--resume"],
-        ["train.py", "--output_dir", "new", *flags],
+        ["train", "--output_dir", "cut_off", *flags, "--resume"],
+        ["train", "--output_dir", "stopped", *flags, "--resume"],
+        ["train", "--output_dir", "new", *flags],
     ]
 
 
@@ -99,8 +98,8 @@ def test_a_run_that_was_told_to_stop_ends_the_series(root, monkeypatch):
 
 def test_a_script_that_fails_ends_the_series_with_what_it_said(root):
     (root / "fails.py").write_text("print('out'); raise SystemExit('of sorts')")
-    with pytest.raises(SystemExit, match="of sorts\n(.*\n)*paper.py: fails.py failed, see .*runs/a.log"):
-        paper.call("fails.py", Path("runs/a"))
+    with pytest.raises(SystemExit, match="of sorts\n(.*\n)*paper: fails failed, see .*runs/a.log"):
+        paper.call("fails", Path("runs/a"))
     assert "out\n" in (root / "runs/a.log").read_text()
 
 
@@ -128,7 +127,7 @@ def test_a_run_that_fails_ends_the_series_after_those_under_way(root, monkeypatc
 def test_reports_are_made_once_and_unfinished_ones_anew(root, calls):
     for _ in range(2):
         assert paper.evaluate(Path("e"), n=4)[0]["accuracy"] == 0.8
-    assert calls == [["eval.py", "--output_dir", "e", "--n", "4"]]
+    assert calls == [["eval", "--output_dir", "e", "--n", "4"]]
     (root / "e" / "report.json").write_text('{"results": []}')  # eval.py was killed while it analysed
     paper.evaluate(Path("e"), n=4)
     assert len(calls) == 2
@@ -138,12 +137,12 @@ def test_fig8_adds_only_the_runs_that_fig5_has_not_made(root, calls, monkeypatch
     monkeypatch.setattr(paper, "draw_algos", lambda *_: None)
     pool = ThreadPoolExecutor(1)
     paper.fig5(range(5), pool)
-    trained = [call for call in calls if call[0] == "train.py"]
-    assert len(trained) == 10 and calls[0] == ["figures/worlds.py", "loops", "runs/paper/worlds/loops"]
+    trained = [call for call in calls if call[0] == "train"]
+    assert len(trained) == 10 and calls[0] == ["miniature.worlds", "loops", "runs/paper/worlds/loops"]
     assert [call[call.index("--seed") + 1] for call in trained] == [s for s in "01234" for _ in range(2)]
     calls.clear()
     table = paper.fig8(range(5), pool)
-    algos = {call[call.index("--algo") + 1] for call in calls if call[0] == "train.py"}
+    algos = {call[call.index("--algo") + 1] for call in calls if call[0] == "train"}
     assert algos == {"grpo_no_length", "grpo_no_std"} and len(calls) == 2 * 10
     assert "| held-out accuracy | 0.800 ± 0.000 |" in table
 

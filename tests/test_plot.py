@@ -3,8 +3,9 @@ import sys
 
 import matplotlib.colors
 import numpy as np
-import plot
 import pytest
+
+from analysis import plot
 
 
 def write_run(folder, algo, rewards):

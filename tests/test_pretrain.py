@@ -10,9 +10,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import learner
 import pretrain
-from data import Chain, in_test_split
 from learner import prepare_policy
-from pretrain import arithmetic_corpus, pack, train_next_token, work
+from miniature.arithmetic import Chain, in_test_split
+from miniature.tiny_base import arithmetic_corpus, work
+from pretrain import pack, train_next_token
 
 CHAIN = Chain(3, (("+", 9), ("-", 4)))
 

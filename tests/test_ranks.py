@@ -15,9 +15,9 @@ from conftest import free_port, make_rollout, random_qwen2, settings
 from torch.distributed.tensor import DTensor
 
 import learner
-from checkpoint import load_checkpoint, save_checkpoint
 from learner import checkpoint_weights, load_policy, prepare_policy, reshard, update
 from loss import ALGOS
+from run.checkpoint import load_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")

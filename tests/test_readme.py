@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from config import RECIPES, Config
 from eval import EvalConfig
 from loss import ALGOS
+from run.settings import RECIPES, Config
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -3,8 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
-import report
-from report import (
+from analysis import report
+from analysis.report import (
     analyse,
     average,
     categories,

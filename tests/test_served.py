@@ -5,8 +5,8 @@ import time
 import pytest
 from stub_server import completion, stub_server
 
-import served
-from served import Response, Server, ServerError, sample, takes_token_ids
+from analysis import served
+from analysis.served import Response, Server, ServerError, sample, takes_token_ids
 
 
 @pytest.fixture(autouse=True)

@@ -14,25 +14,21 @@ import torch
 from conftest import make_rollout, random_qwen2
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import config
 import learner
 import train
 import verify
 from data import Problem
-from learner import NotFinite, start_accelerator
+from learner import NotFinite
 from rollout import EngineFailed, collate
-from runlog import response_metrics
-from stopping import Interrupted
-from train import (
-    Config,
-    check,
-    checkpoint_state,
-    derived_seed,
-    encode_questions,
-    parse_config,
-    questions_of_step,
-    sample_or_stop,
-)
+from run import settings as config
+from run import signals
+from run.checkpoint import checkpoint_state
+from run.log import response_metrics
+from run.ranks import start_accelerator
+from run.settings import Config, check, parse_config
+from run.signals import Interrupted, sample_or_stop
+from run.start import encode_questions
+from train import derived_seed, questions_of_step
 
 ROOT = Path(__file__).parents[1]
 
@@ -401,12 +397,12 @@ def test_sampling_is_given_up_for_a_signal_and_a_dead_engine_is_named(monkeypatc
     assert sample_or_stop(lambda: pytest.fail("sampled after a signal"), stop, 1) == ([], "")
     # Of two ranks: the first has the signal, then the other's engine is dead.
     stop.received = 0
-    monkeypatch.setattr(train, "gather_object", lambda _: [("", signal.SIGTERM), ("", 0)])
+    monkeypatch.setattr(signals, "gather_object", lambda _: [("", signal.SIGTERM), ("", 0)])
     assert sample_or_stop(lambda: sample("a"), stop, 1)[1] == "" and stop.received == signal.SIGTERM
     stop.received = 0
-    monkeypatch.setattr(train, "gather_object", lambda _: [("", 0), ("ill", 0)])
+    monkeypatch.setattr(signals, "gather_object", lambda _: [("", 0), ("ill", 0)])
     assert sample_or_stop(lambda: sample("a"), stop, 1)[1] == "ill"
-    monkeypatch.setattr(train, "gather_object", lambda _: [("", signal.SIGTERM), ("ill", 0)])
+    monkeypatch.setattr(signals, "gather_object", lambda _: [("", signal.SIGTERM), ("ill", 0)])
     assert sample_or_stop(lambda: sample("a"), stop, 1)[1] == ""
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import arithmetic_problems
+from miniature.arithmetic import arithmetic_problems
 from verify import VerifierPool, answers_match, extract_answer_tag, extract_boxed, normalize, verify, work
 
 ROOT = Path(__file__).parents[1]

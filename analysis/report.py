@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-import judge
 import verify
+from analysis import judge
 
 RESAMPLES = 1000  # of the bootstrap
 Record = dict[str, Any]

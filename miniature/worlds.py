@@ -1,6 +1,6 @@
 """The worlds of paper.py: question sets and base models, small enough for a CPU, made from a seed.
 
-    python figures/worlds.py loops runs/paper/worlds/loops      base/, train.jsonl, test.jsonl; some minutes
+    python -m miniature.worlds loops runs/paper/worlds/loops      base/, train.jsonl, test.jsonl; some minutes
 
 Each base is the tiny Qwen2 of pretrain.py after one pass over a corpus of its own:
 
@@ -17,13 +17,11 @@ import random
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 import torch
 from accelerate import Accelerator
 
-from data import Chain, in_test_split
-from pretrain import answer_at_once, make_tiny_base, work, work_and_answer
+from miniature.arithmetic import Chain, in_test_split
+from miniature.tiny_base import answer_at_once, make_tiny_base, work, work_and_answer
 from templates import apply_template
 
 

@@ -7,6 +7,11 @@ engine failed. After 4 the same command with --resume goes on.
 import contextlib
 import signal
 import sys
+from collections.abc import Callable
+
+from accelerate.utils import gather_object
+
+from rollout import EngineFailed, Rollout
 
 BAD_INPUT, NOT_FINITE, ENGINE_FAILED = 2, 3, 4
 
@@ -37,3 +42,29 @@ class StopSignal:
         if self.sampling:
             self.sampling = False
             raise Interrupted
+
+
+def sample_or_stop(
+    sample: Callable[[], list[Rollout]], stop: StopSignal, tensor_parallel: int
+) -> tuple[list[Rollout], str]:
+    """The responses, and what an engine of any rank died of, or "".
+
+    A signal that came to any rank is in `stop.received` of all of them: this step's sampling is given up.
+    """
+    rollouts, failure = [], ""
+    try:
+        # An engine of several ranks waits for all of them, so it is not left in the middle.
+        stop.sampling = tensor_parallel == 1 and not stop.received
+        if stop.sampling or tensor_parallel > 1:
+            rollouts = sample()
+        stop.sampling = False
+    except Interrupted:
+        pass
+    except EngineFailed as error:
+        stop.sampling = False
+        if tensor_parallel > 1:  # ranks that wait within the engine would never hear of it below
+            raise
+        failure = str(error)
+    failures, signals = zip(*gather_object([(failure, stop.received)]), strict=True)
+    stop.received = max(signals)
+    return rollouts, "" if stop.received else next(filter(None, failures), "")

@@ -1,7 +1,7 @@
 """The figures: learning curves of training runs, pass@k against temperature, templates side by side.
 
-    python figures/plot.py runs/grpo-0 runs/grpo-1 runs/drgrpo-0 runs/drgrpo-1      curves.png, curves.svg
-    python figures/plot.py runs/eval-base                                           pass_at_k.*, templates.*
+    python -m analysis.plot runs/grpo-0 runs/grpo-1 runs/drgrpo-0 runs/drgrpo-1      curves.png, curves.svg
+    python -m analysis.plot runs/eval-base                                           pass_at_k.*, templates.*
 
 A folder with metrics.jsonl is a run of train.py; runs are grouped by their algorithm, and a line is the mean
 over a group's runs (seeds), with a band of one standard deviation. A folder with report.json is one of

@@ -15,8 +15,8 @@ from typing import Any, TextIO
 import huggingface_hub
 from transformers import HfArgumentParser
 
-from data import HUB_ID
-from stopping import BAD_INPUT
+from run.signals import BAD_INPUT
+from run.tables import HUB_ID
 
 PATHS = "model data eval_data data_dir output_dir regrade tokenizer".split()  # a leading ~ is your home
 

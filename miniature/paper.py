@@ -1,14 +1,14 @@
 """The paper in miniature: its experiments in worlds that two CPU cores can train in, with intervals.
 
-    python figures/paper.py                 all experiments, one after the other
-    python figures/paper.py fig5 bias       some of them; -h lists them
+    python -m miniature.paper                 all experiments, one after the other
+    python -m miniature.paper fig5 bias       some of them; -h lists them
 
 An experiment is a list of runs of train.py, each with a seed, then its analysis: a figure in figures/ and a
-table between the experiment's two markers in README.md. Two runs go on at a time, on half of the cores each,
-which is faster than one after the other; what they print goes to a .log file beside their folder. Whatever
-is finished is not done again, and what was cut off goes on from its checkpoint: stop it as you like.
-README, "The paper in miniature", has the design: worlds, statistics, and what would count as an effect,
-written before the runs.
+table between the experiment's two markers in README.md here. Two runs go on at a time, on half of the cores
+each, which is faster than one after the other; what they print goes to a .log file beside their folder.
+Whatever is finished is not done again, and what was cut off goes on from its checkpoint: stop it as you
+like. README.md here has the design: worlds, statistics, and what would count as an effect, written before
+the runs.
 """
 
 import argparse
@@ -27,15 +27,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from plot import ALGO_NAMES, HATCHES, LOOKS, STYLE, draw_curves, draw_pass_at_k, legend, read_run
-from worlds import QUESTIONS
-
-from judge import keywords_in
+from analysis.judge import keywords_in
+from analysis.plot import ALGO_NAMES, HATCHES, LOOKS, STYLE, draw_curves, draw_pass_at_k, legend, read_run
 from loss import ALGOS
+from miniature.worlds import QUESTIONS
 
-ROOT = Path(__file__).parents[1]
+HERE, ROOT = Path(__file__).parent, Path(__file__).parents[1]
 RUNS = Path("runs/paper")
 LAST = 10  # training numbers of a run's start and end are means over that many steps
 # Quantiles of Student's t, two-sided 95 %, by the number of values.
@@ -47,19 +44,19 @@ Row = dict[str, Any]
 # ---- Running ----
 
 
-def call(script: str, folder: Path, *args: Any) -> None:
-    """One of the scripts as a process of its own, so that each run starts and may end alone.
+def call(module: str, folder: Path, *args: Any) -> None:
+    """`python -m module args` as a process of its own, so that each run starts and may end alone.
 
     Exits with the end of what it printed if it fails.
     """
-    command = [sys.executable, script, *map(str, args)]
+    command = [sys.executable, "-m", module, *map(str, args)]
     tqdm.write(" ".join(["$ python", *command[1:]]))
     log = (ROOT / folder).with_suffix(".log")
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as output:
         failed = subprocess.run(command, cwd=ROOT, stdout=output, stderr=output).returncode
     if failed:
-        sys.exit(f"{log.read_text()[-3000:]}\npaper.py: {script} failed, see {log}")
+        sys.exit(f"{log.read_text()[-3000:]}\npaper: {module} failed, see {log}")
 
 
 def flags(settings: dict[str, Any]) -> list[Any]:
@@ -71,7 +68,7 @@ def make_world(name: str) -> Path:
     """The folder of a world with its base and questions (worlds.py), made where it is not there yet."""
     folder = RUNS / "worlds" / name
     if not (ROOT / folder / "base").exists():
-        call("figures/worlds.py", folder, name, folder)
+        call("miniature.worlds", folder, name, folder)
     return folder
 
 
@@ -90,9 +87,9 @@ def train(folder: Path, **settings: Any) -> None:
     started = (ROOT / folder / "config.json").exists()
     if not started:
         shutil.rmtree(ROOT / folder, ignore_errors=True)  # cut off before it had settings: nothing is in it
-    call("train.py", folder, "--output_dir", folder, *flags(settings), *["--resume"] * started)
+    call("train", folder, "--output_dir", folder, *flags(settings), *["--resume"] * started)
     if not finished(ROOT / folder):
-        sys.exit(f"paper.py: {folder} was stopped; the same command goes on")
+        sys.exit(f"paper: {folder} was stopped; the same command goes on")
 
 
 def evaluate(folder: Path, **settings: Any) -> list[Row]:
@@ -100,7 +97,7 @@ def evaluate(folder: Path, **settings: Any) -> list[Row]:
     report = ROOT / folder / "report.json"
     if not report.exists() or not json.loads(report.read_text())["results"]:
         shutil.rmtree(ROOT / folder, ignore_errors=True)
-        call("eval.py", folder, "--output_dir", folder, *flags(settings))
+        call("eval", folder, "--output_dir", folder, *flags(settings))
     return json.loads(report.read_text())["results"]
 
 
@@ -215,7 +212,7 @@ def write_between_markers(file: Path, name: str, text: str) -> None:
 
 def save(figure: plt.Figure, name: str) -> None:
     for suffix in ("png", "svg"):
-        figure.savefig(ROOT / "figures" / f"{name}.{suffix}", dpi=160)
+        figure.savefig(HERE / "figures" / f"{name}.{suffix}", dpi=160)
     plt.close(figure)
 
 
@@ -331,7 +328,7 @@ def bias(*_: Any) -> str:
     world, file = make_world("loops"), RUNS / "bias" / "groups.jsonl"
     if not (ROOT / file).exists():
         call(
-            "figures/bias.py",
+            "miniature.bias",
             file,
             world / "base",
             world / "train.jsonl",
@@ -570,11 +567,11 @@ def main() -> None:
         for name in args.experiments or EXPERIMENTS:
             table = EXPERIMENTS[name](range(args.seeds), pool)
             print(f"\n{name}\n{table}\n", flush=True)
-            write_between_markers(ROOT / "README.md", name, table)
+            write_between_markers(HERE / "README.md", name, table)
 
 
 if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:  # has reached the runs too, and they have saved
-        sys.exit("\npaper.py: stopped; the same command goes on")
+        sys.exit("\npaper: stopped; the same command goes on")

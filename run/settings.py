@@ -11,10 +11,11 @@ from accelerate import PartialState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import broadcast_object_list
 
-from cli import Flags, above_zero
-from learner import check_model, compute_dtype, empty_model
+from learner import compute_dtype
 from loss import ALGOS
-from memory import (
+from run.base_model import check_model, empty_model
+from run.flags import Flags, above_zero
+from run.memory import (
     CPU_MICRO_BATCH,
     GB,
     LARGEST_MICRO_BATCH,
@@ -24,9 +25,9 @@ from memory import (
     fitting_micro_batch,
     memory_table,
 )
-from pretrain import TINY_BASE
 from templates import TEMPLATES
 
+TINY_BASE = "models/tiny-base"  # made on first use
 BENCHMARKS = ["aime", "amc", "math500", "minerva", "olympiad"]
 
 TINY = dict(

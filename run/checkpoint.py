@@ -6,14 +6,13 @@ and the checksum of every file. Random numbers need no more than that: every dra
 step, rank), see `derived_seed`. Nothing that is read here can run code.
 """
 
-import fcntl
 import hashlib
 import json
 import os
 import pickle
 import shutil
-import socket
 from collections.abc import Callable
+from dataclasses import asdict
 from enum import EnumType
 from functools import partial
 from pathlib import Path
@@ -25,39 +24,33 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
-from learner import Policy, world_size
+from learner import Policy
+from run.ranks import this_rank, world_size
 
+CODE = Path(__file__).parents[1]
 FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
 
 
-def this_rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
-
-
-def lock(folder: Path):
-    """Take the run folder for this process, as long as the returned file is open. ValueError if it is taken.
-
-    The operating system lets go of it however the process ends.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    file = open(folder / "lock", "a+")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.seek(0)
-        raise ValueError(f"output_dir {folder} is in use by another run: {file.read().strip()}") from None
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    file.flush()
-    return file
-
-
 def code_version() -> str:
-    """A checksum of the project's scripts."""
+    """A checksum of the scripts at the door and in run/."""
     digest = hashlib.sha256()
-    for script in sorted(Path(__file__).parent.glob("*.py")):
+    for script in sorted([*CODE.glob("*.py"), *CODE.glob("run/*.py")]):
         digest.update(script.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def checkpoint_state(c, steps: int, world_size: int, evaluated: dict[str, float]) -> dict[str, Any]:
+    """What a checkpoint holds besides tensors; accuracy is the mean over the sets, None if not evaluated."""
+    accuracies = [value for key, value in evaluated.items() if key.endswith("/accuracy")]
+    return {
+        "step": steps,
+        "position": steps * c.prompts_per_step,  # in the sequence of questions, see questions_of_step
+        "seed": c.seed,
+        "world_size": world_size,
+        "accuracy": sum(accuracies) / len(accuracies) if accuracies else None,
+        "config": asdict(c),
+        "code": code_version(),
+    }
 
 
 def save_checkpoint(

@@ -1,16 +1,15 @@
 """What README reads off paper.py's runs after their results were seen: why effects appear, or do not.
 
-python figures/readings.py      once paper.py has run; evaluates two models, then prints a line a reading
+python -m miniature.readings      once paper.py has run; evaluates two models, then prints a line a reading
 """
 
 import json
 import re
-import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from paper import (
+from analysis.judge import keywords_in
+from loss import ALGOS
+from miniature.arithmetic import Chain
+from miniature.paper import (
     GROUP,
     LAST,
     ROOT,
@@ -27,10 +26,6 @@ from paper import (
     read_responses,
     t_interval,
 )
-
-from data import Chain
-from judge import keywords_in
-from loss import ALGOS
 
 SEEDS = range(5)
 

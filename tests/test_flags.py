@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import huggingface_hub
 import pytest
 
-from cli import OTHER_NAMES, PATHS, Flags, Outlet, above_zero, one_sentence, try_hub
-from config import Config
 from eval import EvalConfig
 from pretrain import PretrainConfig
-from runlog import RunLog
+from run.flags import OTHER_NAMES, PATHS, Flags, Outlet, above_zero, one_sentence, try_hub
+from run.log import RunLog
+from run.settings import Config
 
 ROOT = Path(__file__).parents[1]
 TRAIN, EVAL, PRETRAIN = Config, EvalConfig, PretrainConfig
@@ -196,7 +196,7 @@ def test_a_full_disk_under_stdout_ends_nothing(monkeypatch, tmp_path):
 
 PROGRAM = """
 import sys, time
-from cli import one_sentence
+from run.flags import one_sentence
 with one_sentence("x.py"):
     print("first", flush=True)
 for _ in range(3):
@@ -224,7 +224,7 @@ def test_a_process_outlives_its_stdout(stdout, tmp_path):
         (["owner/name"], True, 1, True),
         (["arithmetic", "owner/name:config", "owner/other"], True, 1, True),
         (["owner/name"], False, 1, False),
-        (["arithmetic", "./a/b", "/a/b", "a/b/c", "tests/test_cli.py", ""], True, 0, False),
+        (["arithmetic", "./a/b", "/a/b", "a/b/c", "tests/test_flags.py", ""], True, 0, False),
     ],
 )
 def test_a_hub_that_does_not_answer_is_asked_once(sources, fails, asked, offline, monkeypatch):

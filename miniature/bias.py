@@ -1,6 +1,6 @@
 """The gradient of each group of responses, under every algorithm: what a question weighs in an update.
 
-    python figures/bias.py BASE QUESTIONS.jsonl BUDGET OUT.jsonl      a line a group: right, norms
+    python -m miniature.bias BASE QUESTIONS.jsonl BUDGET OUT.jsonl      a line a group: right, norms
 
 The groups are those of a first step of train.py: 8 responses a question at temperature 1. Groups whose
 responses are all right or all wrong have no gradient and are left out.
@@ -11,8 +11,6 @@ import math
 import os
 import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 from transformers import AutoTokenizer

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from served import Server, ask_all, part, read_answers, request_key
+from analysis.served import Server, ask_all, part, read_answers, request_key
 
 KEYWORDS = (  # App. D
     "recheck", "rethink", "reassess", "reevaluate", "re-evaluate", "reevaluation", "re-examine", "reexamine",

@@ -1,0 +1,1 @@
+"""What a report needs: see README.md here."""

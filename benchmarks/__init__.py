@@ -1,0 +1,1 @@
+"""A script per claim about speed or memory: see README.md here."""

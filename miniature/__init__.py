@@ -1,0 +1,1 @@
+"""The tiny world, and the paper's experiments in it: see README.md here."""

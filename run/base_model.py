@@ -1,0 +1,134 @@
+"""The checkpoint that a run starts from: can it be trained, its tokenizer, and its shapes without weights."""
+
+import copy
+import os
+from collections.abc import Sequence
+
+import torch
+from accelerate import init_empty_weights
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+
+def read_config(path: str) -> PretrainedConfig:
+    """The config of a checkpoint folder or Hub id; code that comes with it is never run."""
+    return AutoConfig.from_pretrained(path, trust_remote_code=False)  # left out, transformers asks on stdin
+
+
+def check_model(path: str) -> int:
+    """The context of a checkpoint folder or Hub id (owner/name), in tokens; no weights are loaded.
+
+    ValueError, in one sentence, where `path` is neither, or is nothing that can be trained.
+    """
+    is_local = path.startswith((".", "/", "~")) or path.count("/") != 1
+    if not os.path.isdir(path) and (is_local or os.path.exists(os.path.dirname(path))):
+        raise ValueError(f"model {path!r} is no folder, and no Hub id (owner/name)")
+    if os.path.isdir(path) and not os.path.exists(os.path.join(path, "config.json")):
+        if os.path.exists(os.path.join(path, "adapter_config.json")):
+            raise ValueError(f"model {path!r} is an adapter (LoRA): merge it into its base model first")
+        raise ValueError(f"model {path!r} is a folder without config.json: not a checkpoint of transformers")
+    try:
+        config = read_config(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"model {path!r} cannot be read: {one_line(error)}") from None
+    if getattr(config, "quantization_config", None):
+        raise ValueError(f"model {path!r} is quantized: take the checkpoint in bf16 or float32")
+    if config.get_text_config() is not config or config.is_encoder_decoder:
+        raise ValueError(
+            f"model {path!r} is a {config.model_type}, and only models of text alone can be trained"
+        )
+    if not getattr(config, "max_position_embeddings", None):
+        raise ValueError(f"model {path!r} is a {config.model_type}, which states no max_position_embeddings")
+    return config.max_position_embeddings
+
+
+def one_line(error: Exception) -> str:
+    """The first sentence of an error that goes on for a page."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def load_tokenizer(path: str):
+    """The tokenizer of a checkpoint. ValueError where there is none: transformers would make an empty one."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"the tokenizer of {path!r} cannot be read: {one_line(error)}") from None
+    if not tokenizer("What is 1 + 1?")["input_ids"]:
+        raise ValueError(f"{path!r} has no tokenizer: copy the base model's tokenizer files into it")
+    return tokenizer
+
+
+def encode(tokenizer, texts: Sequence[str], vocab_size: int) -> list[list[int]]:
+    """Prompts as token ids. ValueError for an id that the model's embedding has no row for."""
+    prompts = tokenizer(list(texts))["input_ids"] if texts else []
+    largest = max((max(ids, default=0) for ids in prompts), default=0)
+    if largest >= vocab_size:
+        token = tokenizer.convert_ids_to_tokens(largest)
+        raise ValueError(
+            f"token {token!r} is number {largest}, and the model knows {vocab_size}: not its tokenizer?"
+        )
+    return prompts
+
+
+def empty_model(
+    path: str, attn_implementation: str = "sdpa", dtype: torch.dtype = torch.float32
+) -> nn.Module:
+    """The architecture at `path`, its parameters on the meta device: shapes without memory.
+
+    ValueError if Policy, `fully_shard` or the hand-over could not take it.
+    """
+    config = read_config(path)
+    try:
+        with init_empty_weights(include_buffers=False):
+            model = AutoModelForCausalLM.from_config(
+                config, dtype=dtype, attn_implementation=attn_implementation, trust_remote_code=False
+            )
+    except ValueError as error:
+        raise ValueError(f"model {path!r}: {one_line(error)}") from None
+    model.tie_weights()  # the move to the meta device made two of one
+    name, head = type(model).__name__, model.get_output_embeddings()
+    if getattr(head, "bias", None) is not None:
+        raise ValueError(f"{name} has a head with a bias, which Policy leaves out")
+    if not isinstance(getattr(model.base_model, "layers", None), nn.ModuleList):
+        raise ValueError(f"{name} has no decoder layers in base_model.layers, so it cannot be sharded")
+    if any(parameter.ndim > 2 for parameter in model.parameters()):
+        raise ValueError(
+            f"{name} packs several matrices into one tensor (experts), and vLLM reads each by itself"
+        )
+    logit_scale(model)
+    return model
+
+
+class _Returns(nn.Module):
+    """Stands for a part of a model: whatever comes in, this goes out."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def forward(self, *_, **__):
+        return self.value
+
+
+def logit_scale(model: nn.Module) -> float:
+    """What a model multiplies its head's product by: 1 for most, a constant for Granite and Cohere.
+
+    Its own forward tells, between a stub for the layers and one for the head. ValueError if it does anything
+    else to the logits, as soft-capping does.
+    """
+    logits, hidden = torch.tensor([[[1.0, -64.0]]]), torch.zeros(1, 1, model.config.hidden_size)
+    outer, head = copy.copy(model), model.get_output_embeddings()
+    outer._modules = {
+        name: _Returns(logits if part is head else BaseModelOutputWithPast(last_hidden_state=hidden))
+        for name, part in model.named_children()
+    }
+    try:
+        first, second = outer(input_ids=torch.zeros(1, 1, dtype=torch.long), use_cache=False).logits.flatten()
+    except Exception:  # a forward of another kind
+        first, second = torch.nan, torch.nan
+    if not torch.isclose(torch.as_tensor(second), torch.as_tensor(-64 * first)):
+        raise ValueError(
+            f"{type(model).__name__} does more to its logits than to scale them, which Policy leaves out"
+        )
+    return float(first)
