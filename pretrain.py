@@ -9,7 +9,7 @@ Domain pretraining before RL lifts what RL can reach; the tiny base's texts are 
 import math
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import run.environment  # noqa: F401
 
@@ -22,29 +22,23 @@ from data import ANSWER_COLUMNS, QUESTION_COLUMNS, find_column, open_source
 from learner import Policy, autocast, load_policy, save_model
 from loss import masked_mean
 from run.base_model import check_model, load_tokenizer, read_config
-from run.flags import Flags, above_zero, one_sentence, try_hub
+from run.flags import Flags, check_numbers, flag, one_sentence, try_hub
 from run.ranks import start_accelerator
 from run.settings import TINY_BASE
 
 
 @dataclass
 class PretrainConfig:
-    model: str | None = field(
-        default=None, metadata={"help": "base model to go on with; none: make the tiny one"}
-    )
-    data: str | None = field(
-        default=None, metadata={"help": "question-answer texts: a file, folder or Hub id"}
-    )
-    question_column: str | None = None
-    answer_column: str | None = field(default=None, metadata={"help": "worked answers; default: solution"})
-    output_dir: str | None = field(default=None, metadata={"help": "where the trained model goes"})
-    epochs: int = field(default=2, metadata={"help": "passes over --data (the paper: 2)"})
-    lr: float | None = field(
-        default=None, metadata={"help": "peak: 1e-5 (the paper), 3e-3 for the tiny base"}
-    )
-    row_tokens: int = field(default=4096, metadata={"help": "length of the rows that texts are packed into"})
-    batch_rows: int = field(default=32, metadata={"help": "rows an update, over all ranks"})
-    seed: int = 0
+    model: str | None = flag(None, "base model to go on with; none: make the tiny one")
+    data: str | None = flag(None, "question-answer texts: a file, folder or Hub id")
+    question_column: str | None = flag(None, "column of --data that holds the question")
+    answer_column: str | None = flag(None, "worked answers; default: solution")
+    output_dir: str | None = flag(None, "where the trained model goes")
+    epochs: int = flag(2, "passes over --data (the paper: 2)")
+    lr: float | None = flag(None, "peak: 1e-5 (the paper), 3e-3 for the tiny base")
+    row_tokens: int = flag(4096, "length of the rows that texts are packed into")
+    batch_rows: int = flag(32, "rows an update, over all ranks")
+    seed: int = flag(0, "of the order of rows, and of the tiny base")
 
 
 def pack(
@@ -154,7 +148,7 @@ def main() -> None:
     started = time.perf_counter()
     with one_sentence("pretrain.py"):
         config = Flags(PretrainConfig, usage).read(sys.argv[1:])
-        above_zero(config, ["epochs", "lr", "row_tokens", "batch_rows"])
+        check_numbers(config)
         accelerator = start_accelerator()
         if config.model is None and config.data is None:
             from miniature.tiny_base import make_tiny_base

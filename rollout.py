@@ -4,10 +4,8 @@ One process holds both the learner and the engine: weights go over in memory, an
 step over a network. The same lines run on GPU and on CPU; what is for one of them only is marked.
 """
 
-import ctypes
 import logging
 import os
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,9 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from accelerate.utils import gather_object
 from torch import Tensor
+
+from run.ranks import this_rank, world_size
 
 
 @dataclass(frozen=True)
@@ -63,16 +62,6 @@ class EngineFailed(RuntimeError):
     """vLLM raised an error, which this one names. The engine is of no use any more."""
 
 
-def check_engine() -> None:
-    """ValueError where a library of the system is missing that vLLM's CPU build loads."""
-    if torch.cuda.is_available() or sys.platform != "linux":
-        return
-    try:
-        ctypes.CDLL("libnuma.so.1")
-    except OSError as error:
-        raise ValueError(f"vLLM cannot start: {error}; on Debian and Ubuntu, apt install libnuma1") from None
-
-
 class Sampler:
     """A vLLM engine with the learner's weights.
 
@@ -112,7 +101,6 @@ class Sampler:
 
         self._sampling_params, self.dtype = SamplingParams, dtype
         self._tensor_parallel, self._max_model_len = tensor_parallel, max_model_len
-        several = dist.is_initialized() and dist.get_world_size() > 1
         # Started once: vLLM ends an engine by destroying the process group, which is the learner's too.
         self._llm = LLM(
             model=model,
@@ -126,7 +114,7 @@ class Sampler:
             use_tqdm_on_load=False,
             tensor_parallel_size=tensor_parallel,
             # Under a launcher the ranks are the engines' workers too, beside the learner's process group.
-            distributed_executor_backend="external_launcher" if several else None,
+            distributed_executor_backend="external_launcher" if world_size() > 1 else None,
             **(
                 {"gpu_memory_utilization": memory}
                 if on_gpu
@@ -231,8 +219,8 @@ class Sampler:
         """The items of all ranks that share this engine, in one order for all, and where this rank's are."""
         if self._tensor_parallel == 1:
             return items, slice(None)
-        place = dist.get_rank() % self._tensor_parallel
-        first = dist.get_rank() - place
+        place = this_rank() % self._tensor_parallel
+        first = this_rank() - place
         of_ranks = gather_object([items])[first : first + self._tensor_parallel]
         start = sum(len(of_rank) for of_rank in of_ranks[:place])
         return [item for of_rank in of_ranks for item in of_rank], slice(start, start + len(items))

@@ -15,6 +15,8 @@ import time
 
 import run.environment  # noqa: F401
 
+from benchmarks.common import compare
+
 
 def main() -> None:
     parser = argparse.ArgumentParser()
@@ -39,7 +41,7 @@ def main() -> None:
     from vllm import SamplingParams  # after Sampler has set up vLLM
 
     verifier = VerifierPool(num_workers=os.cpu_count())
-    grading, verify_all = [], verifier.verify_all
+    grading, whole, verify_all = [], [], verifier.verify_all
 
     def timed(*inputs):
         started = time.perf_counter()
@@ -50,8 +52,10 @@ def main() -> None:
     verifier.verify_all = timed
 
     def ours() -> int:
+        started = time.perf_counter()
         settings = dict(template="none", n=args.n, temperature=1.0, max_response_tokens=128)
         _, records = evaluate(sampler, tokenizer, verifier, problems, **settings)
+        whole.append(time.perf_counter() - started)
         return sum(record["response_tokens"] for record in records)
 
     def bare() -> int:
@@ -60,21 +64,9 @@ def main() -> None:
         outputs = sampler._llm.generate(inputs, params, use_tqdm=False)
         return sum(len(response.token_ids) for output in outputs for response in output.outputs)
 
-    runs = {"ours": ours, "bare": bare}
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    rates: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(args.rounds + 1):
-        for name in sorted(runs, reverse=turn % 2 == 0):
-            started = time.perf_counter()
-            tokens = runs[name]()
-            if turn > 0:  # the first is a warm-up
-                seconds[name].append(time.perf_counter() - started)
-                rates[name].append(tokens / seconds[name][-1])
-            print(f"{name}: {tokens:,} tokens in {time.perf_counter() - started:.1f} s", flush=True)
+    result = compare(ours, bare, args.rounds)
     verifier.close()
-    ratios = [a / b for a, b in zip(rates["ours"], rates["bare"], strict=True)]
-    result = {f"{name}_tokens_per_second": statistics.median(values) for name, values in rates.items()}
-    result |= {"ratio": statistics.median(ratios), "grading": sum(grading[1:]) / sum(seconds["ours"])}
+    result["grading"] = statistics.median(grading) / statistics.median(whole)
     print(json.dumps({"questions": args.questions, "n": args.n} | result))
 
 

@@ -23,6 +23,7 @@ import run.environment  # noqa: F401
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from benchmarks.common import QWEN_1_5B, compare
 from learner import autocast, compute_dtype, load_policy, update
 from miniature.arithmetic import arithmetic_problems
 from miniature.tiny_base import tiny_tokenizer
@@ -36,13 +37,9 @@ GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")
 LONGEST = (200, 3000) if GPU else (20, 60)  # prompt, response
 RESPONSES = 256 if GPU else 8
-SHAPE = dict(  # Qwen2.5-1.5B
-    vocab_size=151_936, hidden_size=1536, intermediate_size=8960, num_hidden_layers=28,
-    num_attention_heads=12, num_key_value_heads=2,
-)  # fmt: skip
 TOY = dict(
     vocab_size=600, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-    num_attention_heads=2, num_key_value_heads=1,
+    num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=4096, tie_word_embeddings=True,
 )  # fmt: skip
 
 
@@ -64,9 +61,8 @@ class Bench:
         torch.manual_seed(0)
         tokenizer = tiny_tokenizer(problem.question for problem in arithmetic_problems(count=200))
         special = dict(bos_token_id=None, eos_token_id=tokenizer.eos_token_id)
-        shape = SHAPE if GPU else TOY
         with DEVICE:
-            config = Qwen2Config(**shape, max_position_embeddings=4096, tie_word_embeddings=True, **special)
+            config = Qwen2Config(**(QWEN_1_5B if GPU else TOY), **special)
             Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(self.folder)
         tokenizer.save_pretrained(self.folder)
         return self.folder
@@ -147,25 +143,19 @@ def sampler(bench: Bench) -> dict[str, float]:
     lengths = [len(r.response_ids) for r in bench.rollouts]
     params = [SamplingParams(max_tokens=n, logprobs=0, flat_logprobs=True, ignore_eos=True) for n in lengths]
 
-    def bare():
+    def bare() -> int:
         engine._llm.reset_prefix_cache()
         engine._llm.generate([{"prompt_token_ids": ids} for ids in prompts], params, use_tqdm=False)
+        return sum(lengths)
 
-    def ours():
+    def ours() -> int:
         engine._sampling_params = lambda **_: params
         engine.sample(prompts, 1, 1.0, LONGEST[1], [], seed=0)
         engine._sampling_params = usual
+        return sum(lengths)
 
-    engine.sample(prompts[:8], 8, 1.0, 64, [], seed=0)  # a warm-up
-    rates = {name: [] for name in ("ours", "bare")}
-    for turn in range(2):
-        for name, make in [("ours", ours), ("bare", bare)][:: 1 if turn else -1]:
-            started = time.perf_counter()
-            make()
-            rates[name].append(sum(lengths) / (time.perf_counter() - started))
-    ours_rate, bare_rate = (statistics.mean(rates[name]) for name in ("ours", "bare"))
-    return {"tokens_per_second": ours_rate, "bare_tokens_per_second": bare_rate,
-            "ratio": ours_rate / bare_rate, "seconds": sum(lengths) / ours_rate}  # fmt: skip
+    result = compare(ours, bare, rounds=2)
+    return result | {"seconds": sum(lengths) / result["tokens_per_second"]}
 
 
 def repeat(bench: Bench) -> dict[str, float]:

@@ -26,20 +26,10 @@ from accelerate.utils import broadcast_object_list
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from benchmarks.common import LLAMA_135M, QWEN_7B
 from learner import checkpoint_weights, load_policy, prepare_policy
 from miniature.tiny_base import tiny_tokenizer
 from rollout import Sampler
-
-SHAPE = dict(
-    vocab_size=49152,
-    hidden_size=576,
-    intermediate_size=1536,
-    num_hidden_layers=30,
-    num_attention_heads=9,
-    num_key_value_heads=3,
-    max_position_embeddings=2048,
-    tie_word_embeddings=True,
-)
 
 
 def megabytes(key: str) -> float:
@@ -53,16 +43,6 @@ def peak_of(act) -> float:
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     act()
     return megabytes("VmHWM") - before
-
-
-QWEN_7B = dict(
-    vocab_size=152064,
-    hidden_size=3584,
-    intermediate_size=18944,
-    num_hidden_layers=28,
-    num_attention_heads=28,
-    num_key_value_heads=4,
-)
 
 
 def traffic(ranks: int, backend: str, dtype: torch.dtype | None) -> dict[str, float]:
@@ -94,7 +74,7 @@ def main() -> None:
     accelerator = Accelerator(cpu=True)
     (folder,) = broadcast_object_list([tempfile.mkdtemp()])
     if accelerator.is_main_process:
-        LlamaForCausalLM(LlamaConfig(**SHAPE)).to(torch.bfloat16).save_pretrained(folder)
+        LlamaForCausalLM(LlamaConfig(**LLAMA_135M)).to(torch.bfloat16).save_pretrained(folder)
         tiny_tokenizer(["a text"]).save_pretrained(folder)
     accelerator.wait_for_everyone()
     policy = load_policy(folder, accelerator.device)

@@ -22,6 +22,7 @@ from types import SimpleNamespace
 
 import torch
 
+from benchmarks.common import LLAMA_135M
 from learner import autocast, prepare_policy, update
 from loss import group_advantages, linear_logprobs
 from rollout import Rollout
@@ -104,19 +105,15 @@ def memory():
     return result
 
 
-# A model of SmolLM2-135M's shape, with random weights: speed does not depend on their values.
-SHAPE = dict(hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9)
-SHAPE |= dict(
-    num_key_value_heads=3, vocab_size=49_152, tie_word_embeddings=True, max_position_embeddings=2048
-)
 SPEED_LIMIT, TRL_LIMIT, BUDGET = 0.85, 1.5, 512
 
 
 def policy_135m():
+    """Random weights: speed does not depend on their values."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    return prepare_policy(LlamaForCausalLM(LlamaConfig(**SHAPE)))
+    return prepare_policy(LlamaForCausalLM(LlamaConfig(**LLAMA_135M)))
 
 
 def realistic_rollouts(count=16):
@@ -126,7 +123,7 @@ def realistic_rollouts(count=16):
     prompts = torch.randint(60, 120, (count,), generator=generator).tolist()
 
     def ids(n):
-        return torch.randint(3, SHAPE["vocab_size"], (n,), generator=generator).tolist()
+        return torch.randint(3, LLAMA_135M["vocab_size"], (n,), generator=generator).tolist()
 
     return [Rollout(ids(p), ids(n), "", [-1.0] * n, False) for p, n in zip(prompts, lengths, strict=True)]
 
@@ -163,7 +160,7 @@ def speed():
     policy, rollouts = policy_135m(), realistic_rollouts()
     tokens = sum(len(r.prompt_ids) + len(r.response_ids) for r in rollouts)
     advantages = torch.linspace(-1, 1, len(rollouts))
-    rows = torch.randint(3, SHAPE["vocab_size"], (len(rollouts), tokens // len(rollouts)))
+    rows = torch.randint(3, LLAMA_135M["vocab_size"], (len(rollouts), tokens // len(rollouts)))
 
     def bare():
         for chunk in rows.split(max(1, 2048 // rows.shape[1])):
@@ -189,7 +186,7 @@ def length():
         rollouts = [Rollout([5], list(range(10, 10 + n)), "", [-1.0] * n, False)] * (2048 // n)
         advantages = torch.ones(len(rollouts))
         seconds = seconds_of(lambda r=rollouts, a=advantages: our_update(policy, r, a), rounds=2)
-        attention = 6 * SHAPE["num_hidden_layers"] * SHAPE["hidden_size"] * n / (6 * parameters)
+        attention = 6 * LLAMA_135M["num_hidden_layers"] * LLAMA_135M["hidden_size"] * n / (6 * parameters)
         result[n] = {"ms_per_token": 1000 * seconds / 2048, "attention_share_by_products": attention}
     return result
 

@@ -9,20 +9,20 @@ step: where the time of a training step goes, from the metrics of a real run. Pr
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import run.environment  # noqa: F401
+
+from benchmarks.common import compare
 
 ROOT = Path(__file__).parents[1]
 
 
 def compare_sampling(model: str, rounds: int) -> dict[str, float]:
-    """Median tokens per second of both, in turns, and the median of their ratios round by round."""
+    """Of both, by turns; see `compare`."""
     from transformers import AutoTokenizer
 
     from data import load_problems
@@ -48,16 +48,7 @@ def compare_sampling(model: str, rounds: int) -> dict[str, float]:
         )
         return sum(len(response.token_ids) for output in outputs for response in output.outputs)
 
-    rates: dict[str, list[float]] = {"ours": [], "bare": []}
-    for turn in range(rounds + 1):
-        for name, make in (("ours", ours), ("bare", bare)) if turn % 2 else (("bare", bare), ("ours", ours)):
-            started = time.perf_counter()
-            tokens = make()
-            if turn > 0:  # the first is a warm-up
-                rates[name].append(tokens / (time.perf_counter() - started))
-    ratios = [a / b for a, b in zip(rates["ours"], rates["bare"], strict=True)]
-    medians = {f"{name}_tokens_per_second": statistics.median(values) for name, values in rates.items()}
-    return medians | {"ratio": statistics.median(ratios)}
+    return compare(ours, bare, rounds)
 
 
 def shares_of_a_step(model: str, steps: int) -> dict[str, float]:

@@ -5,10 +5,12 @@ A start that cannot work ends in one sentence on stderr, said by the first rank 
 
 import contextlib
 import difflib
+import math
 import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import field, fields
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -61,6 +63,14 @@ OTHER_NAMES = {
     "base_url": "api_base server url endpoint",
     "stop": "stop_sequences stop_strings until stop_words",
 }
+
+
+def flag(default: Any = None, help: str = "", choices: Iterable[str] = ()) -> Any:
+    """A field of a dataclass of settings, with its help text."""
+    metadata = {"help": help} | ({"choices": list(choices)} if choices else {})
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 class Flags(HfArgumentParser):
@@ -118,12 +128,16 @@ def nearest_flag(name: str, names: Sequence[str]) -> str | None:
     return next(iter(known + begun + difflib.get_close_matches(name, names, n=1)), None)
 
 
-def above_zero(settings: Any, names: Iterable[str]) -> None:
-    """ValueError for a number that is set, and 0, negative, infinite or no number."""
-    for name in names:
-        value = getattr(settings, name)
-        if value is not None and not 0 < value < float("inf"):
-            raise ValueError(f"{name} is {value}, and must be {'finite' if value > 0 else 'above 0'}")
+def check_numbers(settings: Any, may_be_zero: Iterable[str] = ()) -> None:
+    """ValueError for a number that is negative, not finite, or 0 where that is not its default."""
+    for flag in fields(settings):
+        value = getattr(settings, flag.name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        zero = flag.default == 0 or flag.name in may_be_zero
+        if not (0 < value < math.inf or (zero and value == 0)):
+            rule = "finite" if value > 0 else "0 or more" if zero else "above 0"
+            raise ValueError(f"{flag.name} is {value}, and must be {rule}")
 
 
 # ---- The start of a script ----

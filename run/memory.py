@@ -5,7 +5,9 @@ learner's weights and optimizer; while the learner updates, the engine sleeps.
 """
 
 import copy
+import ctypes
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -172,6 +174,16 @@ def fitting_micro_batch(
     need = learner_memory(largest, model, world_size // c.replicas, dtype)
     fitting = _fitting_tokens(largest, need, USABLE * gpu_bytes)
     return max(longest, min(largest.micro_batch_tokens, fitting))
+
+
+def check_engine() -> None:
+    """ValueError where a library of the system is missing that vLLM's CPU build loads."""
+    if torch.cuda.is_available() or sys.platform != "linux":
+        return
+    try:
+        ctypes.CDLL("libnuma.so.1")
+    except OSError as error:
+        raise ValueError(f"vLLM cannot start: {error}; on Debian and Ubuntu, apt install libnuma1") from None
 
 
 def check_disk(c, model: nn.Module, folder: Path) -> None:

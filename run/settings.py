@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ from accelerate.utils import broadcast_object_list
 from learner import compute_dtype
 from loss import ALGOS
 from run.base_model import check_model, empty_model
-from run.flags import Flags, above_zero
+from run.flags import Flags, check_numbers, flag
 from run.memory import (
     CPU_MICRO_BATCH,
     GB,
@@ -81,14 +81,6 @@ def gpu_bytes() -> int | None:
     if not torch.cuda.is_available():
         return None
     return torch.cuda.get_device_properties(int(os.environ.get("LOCAL_RANK", 0))).total_memory
-
-
-def flag(default=None, help: str = "", choices=None):
-    """A field of Config with its help text."""
-    metadata = {"help": help} | ({"choices": list(choices)} if choices else {})
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
 
 
 @dataclass
@@ -212,16 +204,10 @@ def check_changes(c: Config) -> list[str]:
 
 def check(c: Config, world_size: int) -> None:
     """ValueError for settings that cannot work, before anything loads."""
-    for name, usual in vars(Config()).items():
-        if isinstance(usual, int | float) and usual and (name, getattr(c, name)) != ("eval_every", 0):
-            above_zero(c, [name])
-    above_zero(c, ["clip_eps_high", "importance_cap", "engine_memory", "eval_limit", "micro_batch_tokens"])
-    if c.seed < 0:
-        raise ValueError(f"seed is {c.seed}, and must be 0 or more")
-    if not 0 <= c.beta < float("inf") or (c.beta > 0 and c.skip_equal_groups):
+    check_numbers(c, may_be_zero=["eval_every"])
+    if c.beta > 0 and c.skip_equal_groups:
         raise ValueError(
-            f"beta {c.beta} with skip_equal_groups {c.skip_equal_groups}: beta must not be negative, and "
-            "above 0 groups of equal rewards have a gradient too"
+            f"beta {c.beta} with skip_equal_groups: above 0 groups of equal rewards have a gradient too"
         )
     if c.group_size < 2:
         raise ValueError(

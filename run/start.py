@@ -14,9 +14,9 @@ from accelerate.utils import broadcast_object_list
 
 from data import Problem, load_problems, reference_warnings
 from miniature.tiny_base import make_tiny_base
-from rollout import check_engine
 from run.base_model import check_model, encode, load_tokenizer, read_config
 from run.flags import try_hub
+from run.memory import check_engine
 from run.settings import TINY_BASE, Config, check, check_changes, dry_run, plan
 from templates import apply_template
 

@@ -1,6 +1,10 @@
 """What several test files share: random checkpoints of a real architecture, and hand-made rollouts."""
 
+import os
 import socket
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import run.environment  # noqa: F401
@@ -11,6 +15,22 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from miniature.tiny_base import arithmetic_corpus, tiny_tokenizer
 from rollout import Rollout
+
+ROOT = Path(__file__).parents[1]
+
+
+def start(*command: str, launcher: str | None = None, stderr: int = subprocess.PIPE) -> subprocess.Popen:
+    """A script in the background, in a process group of its own; under the launcher if that has flags."""
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", *launcher.split()] if launcher else []
+    return subprocess.Popen(
+        [sys.executable, *launch, *command],
+        cwd=ROOT,
+        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": "."},
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def random_qwen2(tokenizer, *, tied: bool, seed: int = 0) -> Qwen2ForCausalLM:

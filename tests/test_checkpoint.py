@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from conftest import free_port, make_rollout, random_qwen2, settings
+from conftest import ROOT, free_port, make_rollout, random_qwen2, settings
 
 import learner
 from learner import full_tensor, prepare_policy, update
@@ -23,7 +23,6 @@ from run import checkpoint
 from run.checkpoint import load_checkpoint, save_checkpoint
 from run.start import lock
 
-ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
 ROLLOUTS = [make_rollout([5, 6, 7 + i], [20 + i, 21, 22][: 1 + i % 3]) for i in range(8)]
 

@@ -8,12 +8,11 @@ import subprocess
 import sys
 import time
 import urllib.request
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import make_rollout
+from conftest import ROOT, make_rollout
 from stub_server import chat, completion, stub_server
 
 import eval as script
@@ -25,8 +24,6 @@ from eval import evaluate, grade
 from learner import compute_dtype
 from templates import TEMPLATES
 from verify import VerifierPool
-
-ROOT = Path(__file__).parents[1]
 
 
 class ScriptedSampler:

@@ -2,17 +2,15 @@
 
 import contextlib
 import json
-import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
-from conftest import free_port, make_rollout
+from conftest import free_port, make_rollout, start
 from transformers import AutoModelForCausalLM
 
 from data import Problem
@@ -20,25 +18,15 @@ from run.log import RunLog, find_warnings
 from run.settings import check_changes, parse_config
 from run.signals import Interrupted, StopSignal
 
-ROOT = Path(__file__).parents[1]
 FLAGS = """--recipe tiny --num_steps 6 --prompts_per_step 4 --group_size 4 --minibatch_size 8 --lr 1e-3
     --max_response_tokens 24 --eval_limit 8 --eval_every 4 --save_every 1""".split()
-ENVIRONMENT = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": "."}
-LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port"]
 
 
-def start(folder: Path, *more: str, script: str = "train.py", ranks: int = 1) -> subprocess.Popen:
-    """A run in a process group of its own, with all that it prints in one stream."""
-    launcher = [*LAUNCH, str(free_port())] if ranks == 2 else []
-    return subprocess.Popen(
-        [sys.executable, *launcher, script, *FLAGS, "--output_dir", str(folder), *more],
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+def start_run(folder: Path, *more: str, script: str = "train.py", ranks: int = 1) -> subprocess.Popen:
+    """A run with all that it prints in one stream."""
+    launcher = f"--num_processes 2 --main_process_port {free_port()}" if ranks == 2 else None
+    command = [script, *FLAGS, "--output_dir", str(folder), *more]
+    return start(*command, launcher=launcher, stderr=subprocess.STDOUT)
 
 
 def finish(process: subprocess.Popen, code: int = 0) -> str:
@@ -97,14 +85,14 @@ train.main()
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(ranks, checkpoint, tmp_path):
     """Six steps in one go, and three, kill -9, and the rest: every number and every sample is the same."""
     model = ["--model", checkpoint, "--save_every", "3"]
-    printed = finish(start(tmp_path / "straight", *model, ranks=ranks))
+    printed = finish(start_run(tmp_path / "straight", *model, ranks=ranks))
     assert printed.count("step   6/6  reward") == 1 and f"{ranks} rank" in printed  # told once, by rank 0
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "straight" / "model").num_parameters() > 0
     (tmp_path / "waiting.py").write_text(WAITING)
-    killed = start(tmp_path / "killed", *model, script=str(tmp_path / "waiting.py"), ranks=ranks)
+    killed = start_run(tmp_path / "killed", *model, script=str(tmp_path / "waiting.py"), ranks=ranks)
     read_until(killed, "step   4/6")  # three are saved, the fourth is lost
     kill(killed)
-    printed = finish(start(tmp_path / "killed", *model, "--resume", ranks=ranks))
+    printed = finish(start_run(tmp_path / "killed", *model, "--resume", ranks=ranks))
     assert "step   4/6" in printed and "step   3/6" not in printed
     assert untimed(tmp_path / "killed") == untimed(tmp_path / "straight")
     assert [m["step"] for m in records(tmp_path / "killed")] == list(range(7))
@@ -114,9 +102,9 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(ranks, checkpoint, tmp_
 
 @pytest.mark.slow
 def test_a_termination_signal_saves_within_half_a_minute_and_one_folder_has_one_run(checkpoint, tmp_path):
-    first = start(tmp_path, "--model", checkpoint, "--num_steps", "10000", "--save_every", "5000")
+    first = start_run(tmp_path, "--model", checkpoint, "--num_steps", "10000", "--save_every", "5000")
     read_until(first, "step   2/10000")
-    second = finish(start(tmp_path, "--resume"), code=2)
+    second = finish(start_run(tmp_path, "--resume"), code=2)
     assert "is in use by another run" in second
     first.send_signal(signal.SIGTERM)
     asked = time.monotonic()
@@ -165,7 +153,7 @@ def test_a_run_survives_what_it_can_and_stops_at_what_is_not_a_number(checkpoint
     (tmp_path / "unlucky.py").write_text(UNLUCKY)
     folder = tmp_path / "run"
     script = str(tmp_path / "unlucky.py")
-    printed = finish(start(folder, "--model", checkpoint, "--save_every", "2", script=script), code=3)
+    printed = finish(start_run(folder, "--model", checkpoint, "--save_every", "2", script=script), code=3)
     assert "! the tracker failed, and training goes on: ConnectionError" in printed
     assert printed.count("the tracker failed") == 1
     assert "! no checkpoint after step 2, trying again after the next: No space left on device" in printed
@@ -173,7 +161,7 @@ def test_a_run_survives_what_it_can_and_stops_at_what_is_not_a_number(checkpoint
     assert "train.py: step 4, minibatch 0, micro-batches [0]: losses [nan]" in printed
     assert len(records(folder, "not_finite_step_4_rank_0.jsonl")) == 8
     assert [m["step"] for m in records(folder)] == [0, 1, 2, 3]
-    printed = finish(start(folder, "--resume", "--num_steps", "4"))
+    printed = finish(start_run(folder, "--resume", "--num_steps", "4"))
     assert "resume: num_steps: 6 before, now 4" in printed and "step   4/4" in printed
     assert "step   3/4" not in printed
     assert [m["step"] for m in records(folder)] == [0, 1, 2, 3, 4]
@@ -220,13 +208,13 @@ def test_a_failed_engine_is_saved_before_and_a_resumed_run_goes_on_as_if_it_had_
     """The engine of the last rank fails in step 2; both save, and the launcher's exit code is its own."""
     (tmp_path / "ill.py").write_text(ILL)
     flags = ["--model", checkpoint, "--save_every", "50", "--num_steps", "3", "--resume"]
-    ill = start(tmp_path / "run", *flags, script=str(tmp_path / "ill.py"), ranks=ranks)
+    ill = start_run(tmp_path / "run", *flags, script=str(tmp_path / "ill.py"), ranks=ranks)
     printed = finish(ill, code=4 if ranks == 1 else 1)
     assert f"resume: {tmp_path / 'run'} holds no run yet, so this is its start" in printed
     assert "train.py: the engine failed: RuntimeError: out of memory; to go on: --output_dir" in printed
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_1"]
     if ranks == 1:
-        assert "step   2/3" in finish(start(tmp_path / "run", *flags))
+        assert "step   2/3" in finish(start_run(tmp_path / "run", *flags))
 
 
 def test_signals_are_obeyed_at_once_while_sampling_else_kept_for_later(capsys):
@@ -439,7 +427,7 @@ def test_soak(ranks, trials, checkpoint, tmp_path):
     flags = ["--model", checkpoint, "--num_steps", "100000", "--eval_every", "100000"]
     resume, lost = [], []
     for trial in range(trials):
-        run = start(tmp_path, *flags, *resume, ranks=ranks)
+        run = start_run(tmp_path, *flags, *resume, ranks=ranks)
         read_until(run, "s/step")
         time.sleep(random.Random(f"{ranks} {trial}").uniform(0, 3))
         kill(run)
@@ -450,7 +438,7 @@ def test_soak(ranks, trials, checkpoint, tmp_path):
         print(f"{ranks} ranks, trial {trial + 1}: killed after step {reached}, checkpoint {newest} {partial}")
         assert lost[-1] <= 1
         resume = ["--resume"]
-    last = start(tmp_path, *flags, "--resume", "--num_steps", str(newest + 2), ranks=ranks)
+    last = start_run(tmp_path, *flags, "--resume", "--num_steps", str(newest + 2), ranks=ranks)
     printed = finish(last)
     assert "is damaged" not in printed
     assert [m["step"] for m in records(tmp_path)] == list(range(newest + 3))

@@ -2,19 +2,19 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
+from conftest import ROOT
 
 from eval import EvalConfig
 from pretrain import PretrainConfig
-from run.flags import OTHER_NAMES, PATHS, Flags, Outlet, above_zero, one_sentence, try_hub
+from run.flags import OTHER_NAMES, PATHS, Flags, Outlet, check_numbers, one_sentence, try_hub
 from run.log import RunLog
 from run.settings import Config
 
-ROOT = Path(__file__).parents[1]
 TRAIN, EVAL, PRETRAIN = Config, EvalConfig, PretrainConfig
 
 
@@ -134,13 +134,29 @@ def test_the_table_of_other_names_leads_to_flags_and_hides_none():
         assert not any(names & set(theirs.split()) for names in having), ours
 
 
+@dataclass
+class Numbers:
+    lr: float | None = 1.0
+    seed: int = 0
+    every: int = 1
+    truth: bool = False
+    name: str = ""
+
+
 @pytest.mark.parametrize(
-    "value,rule", [(0, "above 0"), (-1, "above 0"), (float("nan"), "above 0"), (float("inf"), "finite")]
+    "name,value,rule",
+    [
+        *(("lr", value, "above 0") for value in (0, -1, float("nan"))),
+        ("lr", float("inf"), "finite"),
+        ("seed", -1, "0 or more"),
+        ("every", -1, "0 or more"),
+    ],
 )
-def test_numbers_are_above_zero(value, rule):
-    above_zero(SimpleNamespace(a=1, b=None, c=value), ["a", "b"])
-    with pytest.raises(ValueError, match=f"^c is {value}, and must be {rule}$"):
-        above_zero(SimpleNamespace(a=1, c=value), ["a", "c"])
+def test_numbers_are_above_zero_or_what_their_default_is(name, value, rule):
+    check_numbers(Numbers(), ["every"])
+    check_numbers(Numbers(lr=None, every=0), ["every"])
+    with pytest.raises(ValueError, match=f"^{name} is {value}, and must be {rule}$"):
+        check_numbers(Numbers(**{name: value}), ["every"])
 
 
 # ---- The start of a script ----

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from conftest import ROOT
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import loss
@@ -24,7 +25,6 @@ from loss import (
     token_logprobs,
 )
 
-ROOT = Path(__file__).parent.parent
 INF, NAN = float("inf"), float("nan")
 ALL_ALGOS = pytest.mark.parametrize("algo", ALGOS.values(), ids=ALGOS)
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import ROOT
 from transformers import LlamaConfig, Qwen2Config
 
 from learner import compute_dtype
@@ -14,8 +15,6 @@ from run import memory
 from run.base_model import empty_model
 from run.memory import check_disk, check_memory, disk_needed, engine_memory, learner_memory, memory_table
 from run.settings import SMALLEST_GPU, default_recipe, parse_config
-
-ROOT = Path(__file__).parents[1]
 
 # The published shapes of Qwen2.5-Math-7B and SmolLM2-135M.
 QWEN_7B = Qwen2Config(

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import weakref
 from pathlib import Path
 
@@ -11,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from conftest import free_port, make_rollout, random_qwen2, settings
+from conftest import free_port, make_rollout, random_qwen2, settings, start
 from torch.distributed.tensor import DTensor
 
 import learner
@@ -19,7 +17,6 @@ from learner import checkpoint_weights, load_policy, prepare_policy, reshard, up
 from loss import ALGOS
 from run.checkpoint import load_checkpoint, save_checkpoint
 
-ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
 
 
@@ -146,22 +143,8 @@ def test_ranks_with_uneven_micro_batches_make_the_update_of_one(ranks, tokenizer
             assert torch.equal(whole[name], tensor.float()) and torch.equal(again[name], tensor.float())
 
 
-LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
-ENVIRONMENT = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": "."}
 FLAGS = "--recipe tiny --num_steps 2 --prompts_per_step 4 --group_size 4 --minibatch_size 8 --lr 1e-3"
 FLAGS = f"{FLAGS} --max_response_tokens 16 --eval_limit 6 --save_every 1"
-
-
-def start(launcher_flags: str, *command: str) -> subprocess.Popen:
-    """The launcher over `command`, in the background."""
-    return subprocess.Popen(
-        [*LAUNCH, *launcher_flags.split(), *command],
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 @pytest.mark.slow
@@ -170,7 +153,9 @@ def test_two_machines_train_together(checkpoint, tmp_path):
     run = ["train.py", *FLAGS.split(), "--model", checkpoint, "--output_dir", str(tmp_path / "run")]
     port = free_port()
     both = "--num_machines 2 --num_processes 2 --main_process_ip 127.0.0.1"
-    machines = [start(f"{both} --main_process_port {port} --machine_rank {rank}", *run) for rank in (0, 1)]
+    machines = [
+        start(*run, launcher=f"{both} --main_process_port {port} --machine_rank {rank}") for rank in (0, 1)
+    ]
     outputs = [machine.communicate(timeout=300) for machine in machines]
     assert [machine.returncode for machine in machines] == [0, 0], outputs
     assert [printed.count("step   2/2  reward") for printed, _ in outputs] == [1, 0]
@@ -183,7 +168,7 @@ def test_two_machines_train_together(checkpoint, tmp_path):
 @pytest.mark.slow
 def test_what_cannot_work_is_said_once_and_all_ranks_end(checkpoint, tmp_path):
     run = ["train.py", *FLAGS.split(), "--model", checkpoint, "--prompts_per_step", "5"]
-    process = start(f"--num_processes 2 --main_process_port {free_port()}", *run)
+    process = start(*run, launcher=f"--num_processes 2 --main_process_port {free_port()}")
     _, errors = process.communicate(timeout=60)
     assert process.returncode != 0
     assert errors.count("train.py: prompts_per_step 5 is not a multiple of the 2 ranks") == 1
@@ -240,7 +225,7 @@ def test_each_engine_has_the_learners_weights(tied, tensor_parallel, tokenizer, 
     tokenizer.save_pretrained(tmp_path)
     (tmp_path / "hand_over.py").write_text(HAND_OVER)
     script = [str(tmp_path / "hand_over.py"), str(tmp_path), str(tensor_parallel)]
-    process = start(f"--num_processes 2 --main_process_port {free_port()}", *script)
+    process = start(*script, launcher=f"--num_processes 2 --main_process_port {free_port()}")
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors[-3000:]
     for rank in (0, 1):
@@ -269,9 +254,8 @@ train.main()
 def test_a_rank_that_dies_ends_the_run_with_its_error(checkpoint, tmp_path):
     (tmp_path / "dying.py").write_text(DYING)
     run = [str(tmp_path / "dying.py"), *FLAGS.split(), "--model", checkpoint, "--num_steps", "1000"]
-    process = start(
-        f"--num_processes 2 --main_process_port {free_port()}", *run, "--output_dir", str(tmp_path / "run")
-    )
+    run += ["--output_dir", str(tmp_path / "run")]
+    process = start(*run, launcher=f"--num_processes 2 --main_process_port {free_port()}")
     while "step   1/1000" not in (line := process.stdout.readline()):
         assert line, process.stderr.read()[-3000:]
     _, errors = process.communicate(timeout=60)  # within a minute of the step before

@@ -12,7 +12,8 @@ from conftest import make_rollout, random_qwen2
 import learner
 import train
 from learner import prepare_policy
-from rollout import EngineFailed, Sampler, check_engine, collate
+from rollout import EngineFailed, Sampler, collate
+from run.memory import check_engine
 from train import derived_seed, hand_over
 
 CPU = torch.device("cpu")
@@ -105,7 +106,7 @@ def test_weights_go_over_in_the_engines_dtype_and_are_dropped_when_it_sleeps(stu
 def test_ranks_of_an_engine_ask_together_with_one_seed_and_take_their_own_answers(stub, monkeypatch):
     """Rank 3 of four, two an engine: ranks 2 and 3 share one, and have not equally many prompts."""
     of_ranks = [[], [], [([5], 77)], [([6], 88), ([7], 88)]]
-    monkeypatch.setattr("rollout.dist.get_rank", lambda: 3)
+    monkeypatch.setattr("rollout.this_rank", lambda: 3)
     monkeypatch.setattr("rollout.gather_object", lambda items: of_ranks)
     stub._tensor_parallel = 2
     drawn = stub.sample([[6], [7]], 1, 1.0, 4, (), 88)

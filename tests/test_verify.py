@@ -8,13 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from miniature.arithmetic import arithmetic_problems
 from verify import VerifierPool, answers_match, extract_answer_tag, extract_boxed, normalize, verify, work
 
-ROOT = Path(__file__).parents[1]
 CASES = ROOT.parent / "shared" / "data" / "verify_dev.jsonl"
 
 # (given, truth, expected), by what makes them equal or not. A row is added for every mistake that is found.
