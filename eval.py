@@ -9,7 +9,7 @@
 
 Two halves: responses of every template x temperature x set go to <output_dir>/responses.jsonl, sampled here
 or by a server or taken from such a file; then that file is analysed into a table and report.json, without a
-model (a judge's answers come over the network, see judge.py). train.py calls `evaluate`.
+model (a judge's answers come over the network, see analysis/judge.py). train.py calls `evaluate`.
 
 A response counts as right by its text, also where the token budget cut it off after its answer, as in the
 paper's own evaluation; the reward of training is 0 for those.

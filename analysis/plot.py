@@ -158,7 +158,7 @@ def draw_templates(rows: list[Row]) -> plt.Figure | None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", nargs="+", type=Path, help="run folders of train.py and eval.py")
-    parser.add_argument("--output_dir", type=Path, default=Path("figures"))
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/figures"))
     parser.add_argument("--window", type=int, default=5, help="curves are means over that many steps")
     args = parser.parse_args()
     runs: dict[str, list[list[Row]]] = {}

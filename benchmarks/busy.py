@@ -2,7 +2,7 @@
 
     python -m benchmarks.busy                     on the tiny base (python pretrain.py makes it)
 
-Real runs of the tiny recipe, in turns: as train.py sets the threads' waiting (environment.py), and as the
+Real runs of the tiny recipe, in turns: as train.py sets the threads' waiting (run/environment.py), and as the
 OpenMP library would have it. Median seconds of a step's four parts; prints one JSON line last.
 """
 

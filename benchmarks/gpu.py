@@ -223,7 +223,7 @@ def handover(bench: Bench) -> dict[str, float]:
 
 
 def memory(bench: Bench) -> dict[str, float]:
-    """GB in use at each moment of a step, beside what memory.py says of the same moment."""
+    """GB in use at each moment of a step, beside what run/memory.py says of the same moment."""
     model = empty_model(bench.checkpoint)
     need = learner_memory(bench.config, model, 1, dtype=compute_dtype())
     weights, _ = engine_memory(bench.config, model, compute_dtype())

@@ -1,4 +1,4 @@
-"""What README reads off paper.py's runs after their results were seen: why effects appear, or do not.
+"""What README.md reads off paper.py's runs after their results were seen: why effects appear, or do not.
 
 python -m miniature.readings      once paper.py has run; evaluates two models, then prints a line a reading
 """

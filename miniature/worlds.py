@@ -2,7 +2,7 @@
 
     python -m miniature.worlds loops runs/paper/worlds/loops      base/, train.jsonl, test.jsonl; some minutes
 
-Each base is the tiny Qwen2 of pretrain.py after one pass over a corpus of its own:
+Each base is the tiny Qwen2 of tiny_base.py after one pass over a corpus of its own:
 
     loops         works, and checks itself in loops without a bound; longer after a slip
     even          the same, but how long a response is says nothing about its answer
@@ -26,7 +26,7 @@ from templates import apply_template
 
 
 def random_chain(rng: random.Random, *, test: bool = False, lengths: tuple[int, int] = (2, 5)) -> Chain:
-    """A chain of one split. Of six numbers five have one digit, as in data.py, and one is 10 to 29."""
+    """A chain of one split. Of six numbers five have one digit, as in arithmetic.py, and one is 10 to 29."""
     while True:
         numbers = [
             rng.randrange(10) if rng.random() < 5 / 6 else rng.randrange(10, 30)
@@ -37,7 +37,7 @@ def random_chain(rng: random.Random, *, test: bool = False, lengths: tuple[int, 
             return chain
 
 
-# Responses. The numbers in them were set before any run of paper.py, see README.
+# Responses. The numbers in them were set before any run of paper.py, see README.md.
 
 
 def check_in_loops(

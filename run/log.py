@@ -1,4 +1,4 @@
-"""What a run tells: progress lines, metrics.jsonl, samples.jsonl and trackers. README lists the metrics."""
+"""What a run tells: progress lines, metrics.jsonl (see README.md), samples.jsonl and trackers."""
 
 import contextlib
 import json

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 
 from loss import group_advantages
 from miniature import paper, readings, worlds
@@ -318,7 +319,7 @@ def test_a_table_replaces_what_is_between_its_markers_alone(tmp_path):
 
 def test_readme_has_the_markers_of_every_experiment(tmp_path):
     file = tmp_path / "README.md"
-    file.write_text((Path(__file__).parents[1] / "README.md").read_text())
+    file.write_text((ROOT / "miniature" / "README.md").read_text())
     for name in paper.EXPERIMENTS:
         paper.write_between_markers(file, name, "table")
 
