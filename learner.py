@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM
 from loss import ALGOS, aggregate, clipped_loss, importance_weights, kl_to_reference, linear_logprobs
 from rollout import Batch, Rollout, collate
 from run.base_model import empty_model, logit_scale
+from run.batches import cut_minibatches, share_prompts
 from run.ranks import this_rank, world_size
 
 
@@ -49,18 +50,22 @@ class Policy(nn.Module):
         model.base_model.do_not_compile = True
 
     def forward(
-        self, input_ids: Tensor, labels: Tensor, mask: Tensor, temperature: float = 1.0
+        self, input_ids: Tensor, labels: Tensor, mask: Tensor, temperature: float = 1.0, share: bool = False
     ) -> tuple[Tensor, Tensor]:
         """input_ids [B, T], labels [B, T], mask [B, T] bool -> logprobs [B, T], entropy [B, T], both in nats.
 
         Both are float32 and 0 where the mask is off. Rows are padded on the right only: under a causal
-        mask no real token then sees a padded one, and no attention mask is needed.
+        mask no real token then sees a padded one, and no attention mask is needed. `share`: compute a prompt
+        that several rows begin with once.
         """
+        inputs, where = dict(input_ids=input_ids), mask
+        if share and mask.any():
+            inputs, where = share_prompts(input_ids, mask)
         # use_cache=False: the key-value cache would be kept for nothing.
-        hidden = self.model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state  # [B, T, H]
+        hidden = self.model.base_model(**inputs, use_cache=False).last_hidden_state[where]  # [tokens, H]
         head = self.model.get_output_embeddings()
         temperature = temperature / self.logit_scale
-        picked, entropy = linear_logprobs(hidden[mask], head.weight, labels[mask], temperature=temperature)
+        picked, entropy = linear_logprobs(hidden, head.weight, labels[mask], temperature=temperature)
         zeros = torch.zeros(labels.shape, dtype=torch.float32, device=labels.device)
         return zeros.masked_scatter(mask, picked), zeros.masked_scatter(mask, entropy)
 
@@ -192,51 +197,6 @@ def save_model(policy: Policy, tokenizer, folder: str | Path, dtype: torch.dtype
         os.replace(aside, folder)
 
 
-PASS_TOKENS = 500  # taken for what a pass costs beside its tokens: kernels to start, weights to gather
-
-
-def deal_micro_batches(lengths: Sequence[int], token_budget: int, ranks: int = 1) -> list[list[list[int]]]:
-    """Indices of responses -> micro-batches, each a list of indices for every rank.
-
-    Ranks wait for the slowest, and a row is padded to the longest of its micro-batch. So the responses are
-    sorted by length, dealt out like cards, and cut where that costs least: rows x longest row, within the
-    budget, and PASS_TOKENS a micro-batch.
-    """
-    order = sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True)
-    rounds = [order[start : start + ranks] for start in range(0, len(order), ranks)]  # a response a rank
-    longest = [lengths[dealt[0]] for dealt in rounds]
-    costs, cuts = [0], [[]]  # the cheapest cut of the first n rounds, as (first round, end) each
-    for end in range(1, len(rounds) + 1):
-        fitting = [s for s in range(end) if s == end - 1 or (end - s) * longest[s] <= token_budget]
-        cost = {s: costs[s] + (end - s) * longest[s] + PASS_TOKENS for s in fitting}
-        start = min(cost, key=cost.get)
-        costs.append(cost[start])
-        cuts.append([*cuts[start], (start, end)])
-    return [
-        [[row[rank] for row in rounds[start:end] if rank < len(row)] for rank in range(ranks)]
-        for start, end in cuts[-1]
-    ]
-
-
-def cut_minibatches(
-    lengths: Sequence[int], minibatch_size: int, token_budget: int, seed: int, ranks: int = 1,
-    skip: Tensor | None = None,
-) -> list[list[list[list[int]]]]:  # fmt: skip
-    """Shuffled indices of all ranks' responses -> minibatches of micro-batches, each a list for every rank.
-
-    A response whose `skip` [N] is set counts in its minibatch but is in no micro-batch. A minibatch has one
-    micro-batch at least, if an empty one: without any there would be no gradient to step by.
-    """
-    order = torch.randperm(len(lengths), generator=torch.Generator().manual_seed(seed)).tolist()
-    minibatches = []
-    for start in range(0, len(order), minibatch_size):
-        chosen = [i for i in order[start : start + minibatch_size] if skip is None or not skip[i]]
-        dealt = deal_micro_batches([lengths[i] for i in chosen], token_budget, ranks)
-        cut = [[[chosen[j] for j in of_rank] for of_rank in micro_batch] for micro_batch in dealt]
-        minibatches.append(cut or [[[] for _ in range(ranks)]])
-    return minibatches
-
-
 def stop_if_not_finite(
     losses: Tensor, grad_norm: float, minibatch: list[list[int]], number: int, rollouts: Sequence[Rollout]
 ) -> None:
@@ -279,11 +239,20 @@ def update(
         dist.all_gather_object(of_ranks, (rollouts, advantages))
         rollouts = [rollout for of_rank, _ in of_ranks for rollout in of_rank]
         advantages = torch.cat([of_rank for _, of_rank in of_ranks])
-    lengths = [len(r.prompt_ids) + len(r.response_ids) for r in rollouts]
-    shortest = lengths.index(min(lengths))
-    skip = advantages == 0 if config.skip_equal_groups else None
-    cut = cut_minibatches(lengths, config.minibatch_size, config.micro_batch_tokens, seed, ranks, skip)
-    minibatches = [[micro_batch[rank] for micro_batch in minibatch] for minibatch in cut]
+    # What is dealt out: single responses, or groups in one row.
+    size = config.group_size if config.share_prompts else 1
+    starts = range(0, len(rollouts), size)
+    lengths = [
+        len(rollouts[i].prompt_ids) + sum(len(r.response_ids) for r in rollouts[i : i + size]) for i in starts
+    ]
+    shortest = size * lengths.index(min(lengths))
+    skip = (advantages == 0).view(-1, size).all(dim=1) if config.skip_equal_groups else None
+    minibatch_size = config.minibatch_size // size
+    cut = cut_minibatches(lengths, minibatch_size, config.micro_batch_tokens, seed, ranks, skip)
+    minibatches = [
+        [[size * i + j for i in micro_batch[rank] for j in range(size)] for micro_batch in minibatch]
+        for minibatch in cut
+    ]
 
     def forward(model: Policy, micro_batch: list[int]) -> tuple[Tensor, Tensor, Batch, Tensor]:
         # An empty micro-batch runs a forward like any other, for the other ranks, with nothing in its mask.
@@ -293,7 +262,9 @@ def update(
         if config.mask_truncated:
             mask = mask & ~torch.tensor([r.truncated for r in chosen], device=device)[:, None]
         with autocast(device):
-            logprobs, entropy = model(batch.input_ids, batch.labels, mask, config.temperature)
+            logprobs, entropy = model(
+                batch.input_ids, batch.labels, mask, config.temperature, config.share_prompts
+            )
         return logprobs, entropy, batch, mask  # [B, T] each
 
     # Old log-probs, under the policy that starts this step. The first minibatch is learned from with exactly

@@ -17,7 +17,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from learner import PASS_TOKENS, deal_micro_batches
+from run.batches import PASS_TOKENS, deal_micro_batches
 
 QUESTIONS, GROUP, MINIBATCH, PROMPT, STEPS = 128, 8, 128, 150, 10
 

@@ -8,13 +8,14 @@ version must return. It is the larger of
   - the peak until the backward pass has ended, minus the same, minus the bytes of the gradients.
 The second is too low for the naive version, which peaks before its gradients exist; so the share is too high.
 
-speed, length, trl: see the functions. `python -m benchmarks.learner memory speed length` leaves out TRL.
+speed, length, prompts, trl: see the functions. All but trl run without TRL.
 """
 
 import argparse
 import json
 import multiprocessing
 import re
+import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -22,7 +23,7 @@ from types import SimpleNamespace
 
 import torch
 
-from benchmarks.common import LLAMA_135M
+from benchmarks.common import LLAMA_135M, QWEN_0_5B
 from learner import autocast, prepare_policy, update
 from loss import group_advantages, linear_logprobs
 from rollout import Rollout
@@ -128,12 +129,13 @@ def realistic_rollouts(count=16):
     return [Rollout(ids(p), ids(n), "", [-1.0] * n, False) for p, n in zip(prompts, lengths, strict=True)]
 
 
-def settings(rollouts):
+def settings(rollouts, **changes):
     """One minibatch, so that neither side needs a second forward for old log-probs."""
     options = dict(importance_cap=None, beta=0.0, mask_truncated=False, skip_equal_groups=False)
+    options |= dict(share_prompts=False)
     options |= dict(algo="drgrpo", temperature=1.0, clip_eps=0.2, clip_eps_high=None, max_grad_norm=1.0)
     options |= dict(minibatch_size=len(rollouts), micro_batch_tokens=2048, max_response_tokens=BUDGET)
-    return SimpleNamespace(**options)
+    return SimpleNamespace(**options | changes)
 
 
 def seconds_of(run, rounds=3):
@@ -147,9 +149,10 @@ def seconds_of(run, rounds=3):
     return min(times)
 
 
-def our_update(policy, rollouts, advantages):
+def our_update(policy, rollouts, advantages, **changes):
     optimizer = torch.optim.SGD(policy.parameters(), lr=0.0)
-    return update(policy, optimizer, rollouts, advantages, settings(rollouts), torch.device("cpu"), seed=0)
+    config = settings(rollouts, **changes)
+    return update(policy, optimizer, rollouts, advantages, config, torch.device("cpu"), seed=0)
 
 
 def speed():
@@ -173,6 +176,33 @@ def speed():
     theirs = rows.numel() / seconds_of(bare)
     return {"ours_tokens_per_second": ours, "bare_tokens_per_second": theirs, "share": ours / theirs,
             "limit": SPEED_LIMIT, "ok": ours / theirs >= SPEED_LIMIT}  # fmt: skip
+
+
+def prompts():
+    """Seconds of an update of Qwen2.5-0.5B's shape with and without --share_prompts, by turns.
+
+    Two questions x 8 responses: prompts of 150 tokens, as ASDiv's under R1's template, responses around 80.
+    """
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(0)
+    policy = prepare_policy(Qwen2ForCausalLM(Qwen2Config(**QWEN_0_5B)), gradient_checkpointing=True)
+    lengths = (torch.randn(16) * 0.5 + 4.25).exp().long().clamp(10, 300).tolist()
+    rollouts = []
+    for number, length in enumerate(lengths):
+        prompt = list(range(100 + number // 8, 250 + number // 8))
+        rollouts.append(Rollout(prompt, list(range(500, 500 + length)), "", [-1.0] * length, False))
+    advantages, seconds = torch.linspace(-1, 1, 16), {False: [], True: []}
+    for turn in range(4):
+        for share, times in seconds.items():
+            started = time.perf_counter()
+            loss = our_update(policy, rollouts, advantages, group_size=8, share_prompts=share)["loss"]
+            times += [time.perf_counter() - started] * (turn > 0)  # the first is a warm-up
+            print(f"share_prompts {share}: loss {loss:.5f}, {time.perf_counter() - started:.1f} s")
+    plain, shared = (statistics.median(times) for times in seconds.values())
+    tokens = [150 * prompts + sum(lengths) for prompts in (16, 2)]
+    return {"seconds": plain, "shared_seconds": shared, "ratio": plain / shared,
+            "tokens_ratio": tokens[0] / tokens[1], "limit": 1.6, "ok": plain / shared >= 1.6}  # fmt: skip
 
 
 def length():
@@ -259,7 +289,7 @@ def trl():
             "ok": ratio >= TRL_LIMIT and abs(our_loss - their_loss) < 1e-4}  # fmt: skip
 
 
-PARTS = {"memory": memory, "speed": speed, "length": length, "trl": trl}
+PARTS = {"memory": memory, "speed": speed, "length": length, "prompts": prompts, "trl": trl}
 
 
 def main():

@@ -47,6 +47,11 @@ class Memory(NamedTuple):
         return self.weights + self.optimizer + self.reference
 
 
+def longest_row(c) -> int:
+    """Tokens of the longest row of a micro-batch: a response with its prompt, or a group with its own."""
+    return c.max_prompt_tokens + c.max_response_tokens * (c.group_size if c.share_prompts else 1)
+
+
 def learner_memory(
     c, model: nn.Module, shards: int, dtype: torch.dtype = torch.bfloat16, chunk_size: int = 2**24
 ) -> Memory:
@@ -60,7 +65,7 @@ def learner_memory(
     layer = sum(p.numel() for p in layers[0].parameters())
     root = parameters - layer * len(layers)
     share, sharded = 4 * parameters / shards, shards > 1
-    longest = c.max_prompt_tokens + c.max_response_tokens
+    longest = longest_row(c)
     rows = max(1, c.micro_batch_tokens // longest)
     return Memory(
         weights=share,
@@ -166,7 +171,7 @@ def fitting_micro_batch(
 
     One response of full length at least. Without a GPU few: what stays in a CPU's cache is computed faster.
     """
-    longest = c.max_prompt_tokens + c.max_response_tokens
+    longest = longest_row(c)
     if gpu_bytes is None:
         return max(longest, CPU_MICRO_BATCH)
     largest = copy.copy(c)
@@ -277,7 +282,7 @@ def _change_of_update(c, need: Memory, usable: float) -> str:
     if need.update <= usable:
         return ""
     tokens, changes = _fitting_tokens(c, need, usable), []
-    if tokens >= c.max_prompt_tokens + c.max_response_tokens:
+    if tokens >= longest_row(c):
         changes.append(f"--micro_batch_tokens {tokens}")
     if tokens > 0 and not c.gradient_checkpointing:
         changes.append("--gradient_checkpointing true")

@@ -23,6 +23,7 @@ from run.memory import (
     check_disk,
     check_memory,
     fitting_micro_batch,
+    longest_row,
     memory_table,
 )
 from templates import TEMPLATES
@@ -116,6 +117,7 @@ class Config:
     beta: float = flag(0.0, "weight of a KL term towards the initial model, per token (Eq. 1)")
     mask_truncated: bool = flag(False, "leave responses cut off by the budget out of the loss")
     skip_equal_groups: bool = flag(False, "do not compute groups of equal rewards; the gradient is the same")
+    share_prompts: bool = flag(False, "compute a group's prompt once: for prompts as long as responses")
     gradient_checkpointing: bool = flag(False, "recompute activations: less memory, a third more compute")
     attn_implementation: str = flag("sdpa", "attention of transformers: sdpa, eager, flash_attention_2")
 
@@ -202,13 +204,8 @@ def check_changes(c: Config) -> list[str]:
     return [f"resume: {line}" for line in changes.values()]
 
 
-def check(c: Config, world_size: int) -> None:
-    """ValueError for settings that cannot work, before anything loads."""
-    check_numbers(c, may_be_zero=["eval_every"])
-    if c.beta > 0 and c.skip_equal_groups:
-        raise ValueError(
-            f"beta {c.beta} with skip_equal_groups: above 0 groups of equal rewards have a gradient too"
-        )
+def check_batches(c: Config, world_size: int) -> None:
+    """ValueError for a step that cannot be cut into groups, minibatches and rows."""
     if c.group_size < 2:
         raise ValueError(
             "group_size is 1: a response is compared with others of its group, so set at least 2"
@@ -219,17 +216,33 @@ def check(c: Config, world_size: int) -> None:
     for name in ("tensor_parallel", "replicas"):
         if world_size % getattr(c, name):
             raise ValueError(f"{name} {getattr(c, name)} does not divide the {world_size} ranks")
-    responses, longest = c.prompts_per_step * c.group_size, c.max_prompt_tokens + c.max_response_tokens
+    responses = c.prompts_per_step * c.group_size
     if responses % c.minibatch_size:
         raise ValueError(
             f"minibatch_size {c.minibatch_size} does not divide the {responses} responses of a step "
             f"(prompts_per_step {c.prompts_per_step} x group_size {c.group_size})"
         )
-    if c.micro_batch_tokens and c.micro_batch_tokens < longest:
+    if c.micro_batch_tokens and c.micro_batch_tokens < longest_row(c):
+        row = f"a group's {c.group_size} responses" if c.share_prompts else "one full response"
         raise ValueError(
-            f"micro_batch_tokens {c.micro_batch_tokens} does not hold one full response: {longest}, "
-            f"max_prompt_tokens {c.max_prompt_tokens} + max_response_tokens {c.max_response_tokens}"
+            f"micro_batch_tokens {c.micro_batch_tokens} does not hold {row}: {longest_row(c)}, "
+            f"of max_prompt_tokens {c.max_prompt_tokens} and max_response_tokens {c.max_response_tokens}"
         )
+    if c.share_prompts and (c.minibatch_size % c.group_size or c.attn_implementation != "sdpa"):
+        raise ValueError(
+            f"share_prompts with minibatch_size {c.minibatch_size}, group_size {c.group_size} and "
+            f"attn_implementation {c.attn_implementation}: it takes minibatches of whole groups, and sdpa"
+        )
+
+
+def check(c: Config, world_size: int) -> None:
+    """ValueError for settings that cannot work, before anything loads."""
+    check_numbers(c, may_be_zero=["eval_every"])
+    if c.beta > 0 and c.skip_equal_groups:
+        raise ValueError(
+            f"beta {c.beta} with skip_equal_groups: above 0 groups of equal rewards have a gradient too"
+        )
+    check_batches(c, world_size)
     if c.report_to not in ("none", *get_available_trackers()):
         raise ValueError(f"report_to {c.report_to}: install that package first, or leave the flag out")
     if c.output_dir and not c.resume and holds_something(Path(c.output_dir)):
@@ -239,7 +252,7 @@ def check(c: Config, world_size: int) -> None:
             f"resume: output_dir {c.output_dir} is no run, it has no config.json but other files"
         )
     if c.model == TINY_BASE and not os.path.isdir(c.model):
-        c.micro_batch_tokens = c.micro_batch_tokens or max(longest, CPU_MICRO_BATCH)
+        c.micro_batch_tokens = c.micro_batch_tokens or max(longest_row(c), CPU_MICRO_BATCH)
         return  # it will be made
     context = check_model(c.model)
     if c.max_response_tokens >= context:
@@ -250,6 +263,9 @@ def check(c: Config, world_size: int) -> None:
         model = empty_model(c.model, c.attn_implementation)
     except ImportError as error:
         raise ValueError(f"attn_implementation {c.attn_implementation}: {error}") from None
+    windows = getattr(model.config, "layer_types", None) or [getattr(model.config, "sliding_window", None)]
+    if c.share_prompts and set(windows) - {"full_attention", None}:
+        raise ValueError(f"share_prompts: {c.model} sees a window of its text, whose mask is not made here")
     heads = model.config.num_attention_heads
     if heads % c.tensor_parallel:
         raise ValueError(f"tensor_parallel {c.tensor_parallel} does not divide {heads} attention heads")
@@ -271,7 +287,8 @@ def plan(c: Config, world_size: int, num_questions: int) -> str:
     """The batch arithmetic of a run, in words."""
     responses = c.prompts_per_step * c.group_size
     each = c.minibatch_size // world_size  # responses a rank and update
-    fit = c.micro_batch_tokens // (c.max_prompt_tokens + c.max_response_tokens)  # at full length
+    rows = -(-each // c.group_size) if c.share_prompts else each
+    fit = c.micro_batch_tokens // longest_row(c)
     return (
         f"{c.algo} on {c.model} with {num_questions} questions of {c.data}, template {c.template}, "
         f"{world_size} rank{'s' * (world_size > 1)}, {compute_dtype()}\n"
@@ -280,7 +297,7 @@ def plan(c: Config, world_size: int, num_questions: int) -> str:
         f"an epoch: {num_questions / c.prompts_per_step:.1f} steps; "
         f"{c.num_steps} steps: {c.num_steps * c.prompts_per_step / num_questions:.2f} epochs\n"
         f"a rank: {c.prompts_per_step // world_size} questions a step, {each} responses an update, "
-        f"in at most {-(-each // fit)} micro-batches of {c.micro_batch_tokens} tokens"
+        f"in at most {-(-rows // fit)} micro-batches of {c.micro_batch_tokens} tokens"
     )
 
 

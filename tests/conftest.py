@@ -66,8 +66,10 @@ def checkpoint(tokenizer, tmp_path_factory) -> str:
     return str(folder)
 
 
-def make_rollout(prompt_ids: list[int], response_ids: list[int], logprob: float = -1.0) -> Rollout:
-    return Rollout(prompt_ids, response_ids, "", [logprob] * len(response_ids), truncated=False)
+def make_rollout(
+    prompt_ids: list[int], response_ids: list[int], logprob: float = -1.0, truncated: bool = False
+) -> Rollout:
+    return Rollout(prompt_ids, response_ids, "", [logprob] * len(response_ids), truncated)
 
 
 def settings(**changes) -> SimpleNamespace:
@@ -85,6 +87,7 @@ def settings(**changes) -> SimpleNamespace:
         beta=0.0,
         mask_truncated=False,
         skip_equal_groups=False,
+        share_prompts=False,
     )
     return SimpleNamespace(**usual | changes)
 

@@ -1,5 +1,4 @@
 import dataclasses
-import itertools
 import math
 import re
 
@@ -10,11 +9,12 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import learner
-from learner import Policy, cut_minibatches, deal_micro_batches, load_policy, prepare_policy, update
+from learner import Policy, load_policy, prepare_policy, update
 from loss import ALGOS, group_advantages
 from rollout import collate
 from run import base_model
 from run.base_model import check_model
+from run.batches import cut_minibatches
 
 CPU = torch.device("cpu")
 
@@ -59,48 +59,6 @@ def test_forward_equals_the_textbook_whatever_the_padding(policy):
 
 def lengths_of(rollouts) -> list[int]:
     return [len(r.prompt_ids) + len(r.response_ids) for r in rollouts]
-
-
-def test_micro_batches_by_hand():
-    # Longest first: 9; then 5 and 4 fit in 10 = 2 x 5; then 3, 2 and 1 in 9 = 3 x 3.
-    assert deal_micro_batches([4, 9, 3, 1, 5, 2], token_budget=10) == [[[1]], [[4, 0]], [[2, 5, 3]]]
-    # 3000 and 100 as two rows are 6000 tokens, in two passes 3100; 300 and 100 are 600 as two rows.
-    assert deal_micro_batches([100, 3000], token_budget=9000) == [[[1]], [[0]]]
-    assert deal_micro_batches([100, 300], token_budget=9000) == [[[1, 0]]]
-    # Two ranks: 9 and 8, 5 and 4, and the last has no partner.
-    assert deal_micro_batches([4, 9, 1, 5, 8], token_budget=5, ranks=2) == [[[1], [4]], [[3], [0]], [[2], []]]
-    assert deal_micro_batches([], token_budget=5, ranks=2) == []
-
-
-@pytest.mark.parametrize("ranks", [1, 3])
-def test_no_cut_of_the_dealt_responses_is_cheaper(ranks):
-    generator = torch.Generator().manual_seed(0)
-    for budget in (900, 3000, 10_000):
-        lengths = (torch.rand(8 * ranks, generator=generator) ** 3 * 900 + 1).long().tolist()
-        longest = sorted(lengths, reverse=True)[::ranks]  # of each round
-        costs = []
-        for places in itertools.chain.from_iterable(itertools.combinations(range(1, 8), n) for n in range(8)):
-            parts = [longest[a:b] for a, b in itertools.pairwise((0, *places, 8))]
-            if all(len(part) * part[0] <= budget or len(part) == 1 for part in parts):
-                costs.append(sum(len(part) * part[0] for part in parts) + learner.PASS_TOKENS * len(parts))
-        dealt = deal_micro_batches(lengths, budget, ranks)
-        widths = [max(lengths[i] for of_rank in micro for i in of_rank) for micro in dealt]
-        ours = sum(len(micro[0]) * width for micro, width in zip(dealt, widths, strict=True))
-        assert ours + learner.PASS_TOKENS * len(dealt) == min(costs)
-
-
-@pytest.mark.parametrize("ranks", [1, 4])
-def test_every_rollout_is_in_one_micro_batch_within_the_budget(ranks):
-    generator = torch.Generator().manual_seed(0)
-    lengths = torch.randint(1, 40, (64,), generator=generator).tolist()
-    minibatches = cut_minibatches(lengths, 16, token_budget=100, seed=3, ranks=ranks)
-    flat = [[i for micro in minibatch for of_rank in micro for i in of_rank] for minibatch in minibatches]
-    assert [len(indices) for indices in flat] == [16] * 4
-    assert sorted(sum(flat, [])) == list(range(64)) and sum(flat, []) != list(range(64))
-    for minibatch in minibatches:
-        for micro in minibatch:
-            assert len(micro) == ranks and {len(of_rank) for of_rank in micro} == {len(micro[0])}
-            assert len(micro[0]) * max(lengths[i] for of_rank in micro for i in of_rank) <= 100
 
 
 @pytest.mark.parametrize("algo", ALGOS)
@@ -165,11 +123,6 @@ def test_two_minibatches_are_two_steps_scaled_to_the_norm_and_weighed_by_the_fir
     assert metrics["loss"] == pytest.approx(sum(losses) / 2, abs=1e-6)
     assert metrics["grad_norm"] == pytest.approx(sum(norms) / 2, rel=1e-4)
     assert metrics["sampler_kl"] == pytest.approx((-5.5 - torch.cat(old)).mean().item(), rel=1e-5)
-
-
-def test_the_seed_shuffles_the_responses():
-    first, second, again = (cut_minibatches([2] * 16, 4, 1000, seed) for seed in (3, 4, 3))
-    assert first == again and first != second
 
 
 @pytest.mark.parametrize("advantages", [[0.5, -0.5, -0.5, 0.5], [-0.5] * 4], ids=["mixed", "negative"])

@@ -63,6 +63,7 @@ def settings(**changes) -> SimpleNamespace:
         keep_checkpoints=2,
         num_steps=500,
         save_every=16,
+        share_prompts=False,
     )
     return SimpleNamespace(**usual | changes)
 
