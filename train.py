@@ -14,7 +14,6 @@ import gc
 import random
 import signal
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from itertools import chain
@@ -24,7 +23,6 @@ from run.environment import CORES
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from transformers.utils.logging import disable_progress_bar
 
 from analysis.report import summarize
@@ -44,9 +42,9 @@ from learner import (
 from loss import ALGOS, group_advantages
 from rollout import EngineFailed, Rollout, Sampler, collate
 from run.base_model import read_config
-from run.checkpoint import checkpoint_state, code_version, load_checkpoint, save_checkpoint
+from run.checkpoint import Saver, code_version, load_checkpoint
 from run.flags import one_sentence
-from run.log import RunLog, response_metrics
+from run.log import RunLog
 from run.ranks import start_accelerator
 from run.settings import Config, engine_share, parse_config
 from run.signals import ENGINE_FAILED, NOT_FINITE, StopSignal, sample_or_stop
@@ -154,7 +152,7 @@ def train(
         seed=c.seed,
         tensor_parallel=c.tensor_parallel,
     )
-    stop = StopSignal()
+    stop, saver = StopSignal(), Saver(c, policy, optimizer, log.say, saved_at=state and done)
 
     def sample(step: int, prompts: list[list[int]], n: int) -> list[Rollout]:
         seed = derived_seed(c.seed, "sample", step, rank)
@@ -162,16 +160,6 @@ def train(
 
     def evaluate_all(step: int) -> dict[str, float]:
         return evaluate_sets(c, step, sampler, tokenizer, verifier, eval_sets, log.say)
-
-    def save(steps: int, evaluated: dict[str, float]) -> bool:
-        """Whether a checkpoint after this many steps could be written; training goes on without."""
-        try:
-            state = checkpoint_state(c, steps, world_size, evaluated)
-            save_checkpoint(folder, state, policy, optimizer, c.keep_checkpoints)
-        except OSError as error:
-            log.say(f"! no checkpoint after step {steps}, trying again after the next: {error}")
-            return False
-        return True
 
     # The engine has read the same checkpoint, but a resumed policy has moved on; and a hand-over that fails
     # should do so at once.
@@ -181,31 +169,29 @@ def train(
     if not state:
         log.write({"step": 0, **evaluate_all(0)})
 
-    saved_at, try_again, handed_over = done if state else None, False, time.perf_counter()
+    log.lap("start")
     for step in range(done, c.num_steps):
-        last_step_ended, started = handed_over, time.perf_counter()
+        log.lap("rest")
         # Sample G responses to each of this rank's questions with the current weights.
         chosen = questions_of_step(step, c.prompts_per_step, len(problems), c.seed)[rank::world_size]
         attempt = partial(sample, step, [prompts[i] for i in chosen], c.group_size)
         rollouts, failure = sample_or_stop(attempt, stop, c.tensor_parallel)
         if failure:
-            if saved_at != step:
-                save(step, {})
+            saver.save(step, {})
             raise EngineFailed(failure)
         if stop.received:
-            if saved_at != step and not save(step, {}):
+            if not saver.save(step, {}):
                 sys.exit(f"train.py: stopped after step {step}, and it could not be saved")
             log.say(f"stopped after step {step}; go on with: --output_dir {folder} --resume")
             break
-        sampled = time.perf_counter()
+        log.lap("sample")
 
         # Verify: reward 1 for a right final answer, 0 for any other and for a response cut off by the budget.
         answers = [problems[i].answers for i in chosen for _ in range(c.group_size)]
-        timeouts_before = verifier.timeouts
         verdicts = verifier.verify_all([r.text for r in rollouts], answers, template.answer_format)
         correct = [v.correct and not r.truncated for v, r in zip(verdicts, rollouts, strict=True)]
         rewards = torch.tensor(correct, dtype=torch.float32)  # [N]
-        verified = time.perf_counter()
+        log.lap("verify")
 
         # Compare within groups, while they are still in order; then learn.
         advantages = group_advantages(rewards, c.group_size, scale_by_std=algo.scale_by_std)  # [N]
@@ -216,40 +202,19 @@ def train(
         except NotFinite as error:
             file = log.keep_rollouts(f"not_finite_step_{step + 1}_rank_{rank}.jsonl", error.rollouts)
             raise NotFinite(f"step {step + 1}, {error}; responses: {file}", error.rollouts) from None
-        updated = time.perf_counter()
+        log.lap("update")
 
-        # A response of a few tokens could miss the limit by rounding alone.
+        # Hand over, with a check. A response of a few tokens could miss the limit by rounding alone.
         hand_over(policy, sampler, max(rollouts, key=lambda r: len(r.response_ids)), device)
-        handed_over = time.perf_counter()
+        log.lap("sync")
 
         # Log, evaluate, save.
-        records = [
-            (reward, v.formatted, len(r.response_ids), r.truncated)
-            for reward, v, r in zip(rewards.tolist(), verdicts, rollouts, strict=True)
-        ]
-        gathered = gather_object([(records, verifier.timeouts - timeouts_before)])
-        records = [record for of_rank, _ in gathered for record in of_rank]
-        metrics = {
-            "step": step + 1,
-            **response_metrics(records, c.group_size),
-            **learned,
-            "verify/timeouts": sum(timeouts for _, timeouts in gathered),
-            "time/sample": sampled - started,
-            "time/verify": verified - sampled,
-            "time/update": updated - verified,
-            "time/sync": handed_over - updated,
-            "time/rest": started - last_step_ended,
-            "tokens_per_second": sum(tokens for _, _, tokens, _ in records) / (handed_over - started),
-        }
-        log.progress(metrics, c.num_steps)
-        metrics["warnings"] = log.warnings(metrics)
+        metrics = log.step(step + 1, c, rollouts, verdicts, rewards.tolist(), learned)
         last = step + 1 == c.num_steps
         evaluated = evaluate_all(step + 1) if last or is_due(step + 1, c.eval_every) else {}
         log.write(metrics | evaluated)
         log.samples(step + 1, [problems[i] for i in chosen], rollouts, rewards.tolist())
-        if last or try_again or (step + 1) % c.save_every == 0:
-            try_again = not save(step + 1, evaluated)
-            saved_at = saved_at if try_again else step + 1
+        saver.after(step + 1, evaluated)
 
     if stop.received in (0, signal.SIGINT):  # whoever takes the machine away does not wait for it
         save_model(policy, tokenizer, folder / "model", read_config(c.model).dtype)

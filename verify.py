@@ -396,15 +396,12 @@ def verify(response: str, answers: Sequence[str], answer_format: AnswerFormat) -
 
 
 class VerifierPool:
-    """`num_workers` processes and a spare. An answer that takes over `timeout_s`, or kills one, is wrong.
-
-    timeouts: how many answers were lost in that way so far.
-    """
+    """`num_workers` processes and a spare. An answer that takes over `timeout_s`, or kills one, is wrong."""
 
     def __init__(self, num_workers: int, timeout_s: float = 1.0):
         if num_workers < 1 or timeout_s <= 0:
             raise ValueError(f"num_workers {num_workers} must be at least 1, timeout_s {timeout_s} above 0")
-        self.timeout_s, self.timeouts = timeout_s, 0
+        self.timeout_s = timeout_s
         self.threads = ThreadPoolExecutor(num_workers)  # each waits for one worker at a time
         self.workers: queue.SimpleQueue[subprocess.Popen] = queue.SimpleQueue()
         for _ in range(num_workers + 1):
@@ -437,7 +434,6 @@ class VerifierPool:
                 slow[index] = self.threads.submit(self._ask, json.dumps(pairs))
         for index, verdict in slow.items():
             verdicts[index] = verdict.result()
-            self.timeouts += verdicts[index].timed_out
         return verdicts
 
     def _start(self) -> subprocess.Popen:

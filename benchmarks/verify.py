@@ -69,7 +69,7 @@ def hostile(count: int) -> dict[str, float | int | bool]:
     from test_verify import HOSTILE
 
     start = time.perf_counter()
-    seconds, accepted = [], 0
+    seconds, accepted, killed = [], 0, 0
     with tempfile.TemporaryDirectory() as directory, VerifierPool(1) as pool:
         pool.verify_all(["\\boxed{x}"], [("y",)], "boxed")
         pool_start = time.perf_counter() - start
@@ -81,14 +81,15 @@ def hostile(count: int) -> dict[str, float | int | bool]:
         for index in range(count):
             start = time.perf_counter()
             response = f"\\boxed{{{kinds[index % len(kinds)]}}}"
-            accepted += pool.verify_all([response], [("42",)], "boxed")[0].correct
+            (verdict,) = pool.verify_all([response], [("42",)], "boxed")
+            accepted, killed = accepted + verdict.correct, killed + verdict.timed_out
             seconds.append(time.perf_counter() - start)
         return {
             "pool_start_s": round(pool_start, 2),
             "hostile": count,
             "slowest_s": round(max(seconds), 3),
             "over_1.1_s": sum(second > 1.1 for second in seconds),
-            "killed_and_replaced": pool.timeouts,
+            "killed_and_replaced": killed,
             "accepted": accepted,
             "code_run": canary.exists(),
             "still_right": pool.verify_all(["\\boxed{x+1}"], [("1+x",)], "boxed")[0].correct,

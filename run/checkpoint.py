@@ -53,6 +53,42 @@ def checkpoint_state(c, steps: int, world_size: int, evaluated: dict[str, float]
     }
 
 
+class Saver:
+    """Saves a run every so many steps, and after its last.
+
+    Args:
+        c: the settings of train.py.
+        say: prints a line.
+        saved_at: the step of the newest checkpoint, None if there is none yet.
+    """
+
+    def __init__(
+        self, c, policy: Policy, optimizer: torch.optim.Optimizer, say: Callable, saved_at: int | None
+    ):
+        self.c, self.policy, self.optimizer, self.say = c, policy, optimizer, say
+        self.saved_at, self.try_again = saved_at, False
+
+    def after(self, step: int, evaluated: dict[str, float]) -> None:
+        """Save if it is time, or if there was no room for it after the step before."""
+        if step == self.c.num_steps or self.try_again or step % self.c.save_every == 0:
+            self.try_again = not self.save(step, evaluated)
+
+    def save(self, step: int, evaluated: dict[str, float]) -> bool:
+        """Whether there is a checkpoint after this step; training goes on without."""
+        if self.saved_at == step:
+            return True
+        try:
+            state = checkpoint_state(self.c, step, world_size(), evaluated)
+            save_checkpoint(
+                Path(self.c.output_dir), state, self.policy, self.optimizer, self.c.keep_checkpoints
+            )
+        except OSError as error:
+            self.say(f"! no checkpoint after step {step}, trying again after the next: {error}")
+            return False
+        self.saved_at = step
+        return True
+
+
 def save_checkpoint(
     folder: Path, state: dict[str, Any], policy: Policy, optimizer: torch.optim.Optimizer, keep: int
 ) -> None:

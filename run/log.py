@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +13,8 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from data import Problem
+
+PARTS = ("sample", "verify", "update", "sync", "rest")  # of a step; the rest is logging, evaluation, saving
 
 
 def response_metrics(
@@ -66,6 +69,7 @@ class RunLog:
     def __init__(self, folder: Path, done: int, accelerator: Accelerator):
         self.folder, self.accelerator = folder, accelerator
         self.seconds, self.steps = 0.0, 0
+        self.times, self.lap_ended = {}, time.perf_counter()
         self.warned: set[str] = set()
         self.unwritten = {"metrics.jsonl": "", "samples.jsonl": ""}
         self.steps_without_reward = 0
@@ -103,6 +107,35 @@ class RunLog:
         if name not in self.warned:
             self.say(f"! {text}")
         self.warned.add(name)
+
+    def lap(self, part: str) -> None:
+        """A part of the step ends here: time/<part> counts from where the part before it ended."""
+        now = time.perf_counter()
+        self.times[f"time/{part}"], self.lap_ended = now - self.lap_ended, now
+
+    def step(
+        self,
+        step: int,
+        c,
+        rollouts: Sequence,
+        verdicts: Sequence,
+        rewards: Sequence[float],
+        learned: dict[str, float],
+    ) -> dict:
+        """The metrics of a step from all ranks, also printed. `c`: the settings of train.py."""
+        records = [
+            (reward, verdict.formatted, len(rollout.response_ids), rollout.truncated)
+            for reward, verdict, rollout in zip(rewards, verdicts, rollouts, strict=True)
+        ]
+        gathered = gather_object([(records, sum(verdict.timed_out for verdict in verdicts))])
+        records = [record for of_rank, _ in gathered for record in of_rank]
+        times = {f"time/{part}": self.times[f"time/{part}"] for part in PARTS}
+        metrics = {"step": step, **response_metrics(records, c.group_size), **learned}
+        metrics |= {"verify/timeouts": sum(of_rank for _, of_rank in gathered), **times}
+        seconds = sum(times.values()) - times["time/rest"]
+        metrics["tokens_per_second"] = sum(tokens for _, _, tokens, _ in records) / seconds
+        self.progress(metrics, c.num_steps)
+        return metrics | {"warnings": self.warnings(metrics)}
 
     def progress(self, metrics: dict, num_steps: int) -> None:
         """One line a step, and a warning at the first step that deserves it."""

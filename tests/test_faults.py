@@ -121,6 +121,7 @@ import sys
 import torch
 import train
 from accelerate import Accelerator
+from run import checkpoint
 
 calls = {}
 
@@ -141,8 +142,8 @@ def update(policy, optimizer, rollouts, advantages, *rest):
         advantages = torch.full_like(advantages, float("nan"))
     return update_of(policy, optimizer, rollouts, advantages, *rest)
 
-save_checkpoint, update_of = train.save_checkpoint, train.update
-train.save_checkpoint, train.update = save, update
+save_checkpoint, update_of = checkpoint.save_checkpoint, train.update
+checkpoint.save_checkpoint, train.update = save, update
 Accelerator.log = tracker_is_gone
 train.main()
 """

@@ -20,8 +20,8 @@ import verify
 from data import Problem
 from learner import NotFinite
 from rollout import EngineFailed, collate
+from run import checkpoint, signals
 from run import settings as config
-from run import signals
 from run.checkpoint import checkpoint_state
 from run.log import response_metrics
 from run.ranks import start_accelerator
@@ -464,15 +464,15 @@ class ScriptedEngine:
 
 
 class TextVerifier:
-    """Takes the place of `VerifierPool`: no processes, and a timeout in each call."""
+    """Takes the place of `VerifierPool`: no processes, and the last verdict of each call took too long."""
 
     def __init__(self, num_workers):
-        self.timeouts = 0
+        pass
 
     def verify_all(self, responses, answers, answer_format):
-        self.timeouts += 1
         pairs = zip(responses, answers, strict=True)
-        return [verify.verify(response, truths, answer_format) for response, truths in pairs]
+        verdicts = [verify.verify(response, truths, answer_format) for response, truths in pairs]
+        return [*verdicts[:-1], verdicts[-1]._replace(timed_out=True)]
 
     def close(self):
         pass
@@ -510,9 +510,9 @@ def loop(tokenizer, tmp_path, monkeypatch):
         VerifierPool=TextVerifier,
         StopSignal=lambda: seen.stop,
         update=update,
-        save_checkpoint=save_checkpoint,
     ).items():
         monkeypatch.setattr(train, name, stub)
+    monkeypatch.setattr(checkpoint, "save_checkpoint", save_checkpoint)
 
     def run(accelerator=None, fail_at=None, stop_in=None, received=0, refuse_save=None, **changes):
         seen.fail_at, seen.stop_in, seen.signal, seen.refuse_save = fail_at, stop_in, received, refuse_save

@@ -804,7 +804,6 @@ def test_a_hung_or_dead_worker_costs_one_answer():
             [rf"\boxed{{{a}}}" for a in answers], [("good x",) for _ in answers], "boxed"
         )
         assert [v.timed_out for v in verdicts] == [a in ("hang", "die", "overflow") for a in answers]
-        assert pool.timeouts == 4
         assert not any(verdict.correct for verdict in verdicts)
 
 
@@ -837,7 +836,7 @@ def test_workers_ignore_what_a_launcher_sends_to_all_processes_of_a_rank():
                 worker.send_signal(number)
             pool.workers.put(worker)
         assert all(verdict.correct for verdict in pool.verify_all(responses, references, "boxed"))
-        assert pool.timeouts == 0 and all(worker.poll() is None for worker in workers)
+        assert all(worker.poll() is None for worker in workers)
 
 
 def test_pool_keeps_order_and_accepts_any_reference():
@@ -846,6 +845,7 @@ def test_pool_keeps_order_and_accepts_any_reference():
     with VerifierPool(2, timeout_s=10.0) as pool:  # a busy machine may need more than a second
         verdicts = pool.verify_all(responses, answers, "boxed")
         assert [verdict.correct for verdict in verdicts] == [bool(i % 3) for i in range(50)]
+        assert not any(verdict.timed_out for verdict in verdicts)
         assert pool.verify_all([], [], "boxed") == []
         # One reference is refused by its text alone, the other needs mathematics.
         assert pool.verify_all([r"\boxed{5\text{ m}}"], [(r"5\text{ s}", r"\sqrt{25}")], "boxed")[0].correct
@@ -855,7 +855,6 @@ def test_pool_keeps_order_and_accepts_any_reference():
             False,
             True,
         ]
-        assert pool.timeouts == 0
         with pytest.raises(ValueError, match="2 responses but 1"):
             pool.verify_all(["a", "b"], [("a",)], "boxed")
 
