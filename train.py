@@ -213,12 +213,13 @@ def train(
         last = step + 1 == c.num_steps
         evaluated = evaluate_all(step + 1) if last or is_due(step + 1, c.eval_every) else {}
         log.write(metrics | evaluated)
-        log.samples(step + 1, [problems[i] for i in chosen], rollouts, rewards.tolist())
+        log.samples(step + 1, [problems[i] for i in chosen], rollouts, rewards.tolist(), tokenizer.decode)
         saver.after(step + 1, evaluated)
 
     if stop.received in (0, signal.SIGINT):  # whoever takes the machine away does not wait for it
         save_model(policy, tokenizer, folder / "model", read_config(c.model).dtype)
         log.say(f"the trained model is in {folder / 'model'}")
+        log.say(f"see the run: python -m analysis.view {folder}")
     verifier.close()
 
 

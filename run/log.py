@@ -1,10 +1,10 @@
-"""What a run tells: progress lines, metrics.jsonl (see README.md), samples.jsonl and trackers."""
+"""What a run tells: progress lines, metrics.jsonl (see README.md), samples.jsonl, groups.jsonl, trackers."""
 
 import contextlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from tqdm import tqdm
 from data import Problem
 
 PARTS = ("sample", "verify", "update", "sync", "rest")  # of a step; the rest is logging, evaluation, saving
+FILES = ("metrics.jsonl", "samples.jsonl", "groups.jsonl")
+GROUP_TOKENS = 500  # of each response that are kept in groups.jsonl
 
 
 def response_metrics(
@@ -60,8 +62,40 @@ def find_warnings(metrics: dict, steps_without_reward: int) -> dict[str, str]:
     return found
 
 
+def group_record(
+    step: int, problem: Problem, rollouts: Sequence, rewards: Sequence[float], decode: Callable
+) -> dict:
+    """A line of groups.jsonl: all responses to one question, token by token.
+
+    Of a response its first GROUP_TOKENS tokens at most: their texts, each decoded alone (a character of
+    several tokens is not readable so), and the sampler's log-probs in nats; `response_tokens` counts all.
+    """
+    responses = []
+    for rollout, reward in zip(rollouts, rewards, strict=True):
+        tokens = [decode([token]) for token in rollout.response_ids[:GROUP_TOKENS]]
+        logprobs = [round(logprob, 4) for logprob in rollout.sampler_logprobs[:GROUP_TOKENS]]
+        response = {"reward": reward, "truncated": rollout.truncated}
+        response |= {"response_tokens": len(rollout.response_ids), "tokens": tokens, "logprobs": logprobs}
+        responses.append(response)
+    return {"step": step, "question": problem.question, "answers": problem.answers, "responses": responses}
+
+
+def send_table(tracker, samples: Sequence[dict], step: int) -> None:
+    """The samples of a step as a table, to a tracker of accelerate's that knows tables; to others nothing."""
+    columns = list(samples[0])
+    rows = [[", ".join(s["answers"]) if key == "answers" else s[key] for key in columns] for s in samples]
+    if hasattr(tracker, "log_table"):  # wandb, clearml
+        tracker.log_table("samples", columns=columns, data=rows, step=step)
+    elif tracker.name == "trackio":
+        import pandas
+        import trackio
+
+        table = trackio.Table(dataframe=pandas.DataFrame(rows, columns=columns))
+        tracker.log({"samples": table}, step=step)
+
+
 class RunLog:
-    """What a run tells: progress lines, metrics.jsonl, samples.jsonl and the trackers. Rank 0 writes.
+    """What a run tells: progress lines, the FILES and the trackers. Rank 0 writes.
 
     Nothing here ends a run: what a full disk refuses is written later, and a tracker may be gone.
     """
@@ -71,13 +105,13 @@ class RunLog:
         self.seconds, self.steps = 0.0, 0
         self.times, self.lap_ended = {}, time.perf_counter()
         self.warned: set[str] = set()
-        self.unwritten = {"metrics.jsonl": "", "samples.jsonl": ""}
+        self.unwritten = dict.fromkeys(FILES, "")
         self.steps_without_reward = 0
         self.active = accelerator.is_main_process
         if self.active:
-            for record in self._drop_after(folder / "metrics.jsonl", done):
+            metrics, *_ = [self._drop_after(folder / name, done) for name in FILES]
+            for record in metrics:
                 self._count_reward(record)
-            self._drop_after(folder / "samples.jsonl", done)
 
     @staticmethod
     def _drop_after(file: Path, done: int) -> list[dict]:
@@ -165,23 +199,41 @@ class RunLog:
         if self.active:
             self._append("metrics.jsonl", json.dumps(metrics) + "\n")
         numbers = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
-        try:
-            self.accelerator.log(numbers, step=metrics["step"])
-        except Exception as error:  # each tracker has its own, and none is worth a run
-            self.warn_once("tracker", f"the tracker failed, and training goes on: {error!r}")
+        self._track(lambda: self.accelerator.log(numbers, step=metrics["step"]))
 
-    def samples(self, step: int, problems: Sequence[Problem], rollouts: Sequence, rewards: Sequence[float]):
-        """Lines of samples.jsonl: one response to each of four questions, taken from all ranks alike."""
+    def samples(
+        self,
+        step: int,
+        problems: Sequence[Problem],
+        rollouts: Sequence,
+        rewards: Sequence[float],
+        decode: Callable[[list[int]], str],
+    ) -> None:
+        """Lines of samples.jsonl, one response to each of four questions, taken from all ranks alike.
+
+        Trackers that know tables get them too. And a line of groups.jsonl, see `group_record`: the first
+        question of rank 0 with its whole group. `decode` is the tokenizer's.
+        """
         group_size = len(rollouts) // len(problems)
-        lines = []
+        samples = []
         for i, problem in enumerate(problems[: max(1, 4 // self.accelerator.num_processes)]):
             rollout, reward = rollouts[i * group_size], rewards[i * group_size]
             sample = {"step": step, "question": problem.question, "answers": problem.answers}
             sample |= {"response": rollout.text, "reward": reward, "truncated": rollout.truncated}
-            lines.append(json.dumps(sample) + "\n")
-        lines = gather_object(lines)
+            samples.append(sample)
+        samples = gather_object(samples)
         if self.active:
-            self._append("samples.jsonl", "".join(lines))
+            self._append("samples.jsonl", "".join(json.dumps(sample) + "\n" for sample in samples))
+            group = group_record(step, problems[0], rollouts[:group_size], rewards[:group_size], decode)
+            self._append("groups.jsonl", json.dumps(group) + "\n")
+            for tracker in self.accelerator.trackers:
+                self._track(lambda tracker=tracker: send_table(tracker, samples, step))
+
+    def _track(self, send: Callable[[], None]) -> None:
+        try:
+            send()
+        except Exception as error:  # each tracker has its own, and none is worth a run
+            self.warn_once("tracker", f"the tracker failed, and training goes on: {error!r}")
 
     def keep_rollouts(self, name: str, rollouts: Sequence) -> Path:
         """Write responses of this rank, whole, to a file of that name in the run's folder -> its path."""

@@ -5,8 +5,10 @@ import json
 import random
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -96,8 +98,8 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(ranks, checkpoint, tmp_
     assert "step   4/6" in printed and "step   3/6" not in printed
     assert untimed(tmp_path / "killed") == untimed(tmp_path / "straight")
     assert [m["step"] for m in records(tmp_path / "killed")] == list(range(7))
-    samples = [records(tmp_path / name, "samples.jsonl") for name in ("killed", "straight")]
-    assert samples[0] == samples[1]
+    for file in ("samples.jsonl", "groups.jsonl"):
+        assert records(tmp_path / "killed", file) == records(tmp_path / "straight", file)
 
 
 @pytest.mark.slow
@@ -275,7 +277,7 @@ def test_flags_that_change_the_training_need_leave(tmp_path):
 class Silent:
     """An accelerator whose tracker can fail."""
 
-    is_main_process, num_processes = True, 1
+    is_main_process, num_processes, trackers = True, 1, ()
 
     def __init__(self, fails: bool = False):
         self.fails, self.logged = fails, []
@@ -297,9 +299,10 @@ def test_torn_and_repeated_lines_go_when_a_run_is_resumed(tmp_path):
     log = RunLog(tmp_path, 1, Silent())
     log.write({"step": 2, "x": 3})
     assert records(tmp_path) == [{"step": 0}, {"step": 1, "x": 2}, {"step": 2, "x": 3}]
-    (tmp_path / "samples.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
+    for file in ("samples.jsonl", "groups.jsonl"):
+        (tmp_path / file).write_text('{"step": 1}\n{"step": 2}\n{"step": 1, "resp')
     RunLog(tmp_path, 1, Silent())
-    assert records(tmp_path, "samples.jsonl") == [{"step": 1}]
+    assert records(tmp_path, "samples.jsonl") == records(tmp_path, "groups.jsonl") == [{"step": 1}]
     (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 0}\n\xff\x00garbage\n{"step": 1}\n')
     RunLog(tmp_path, 5, Silent())
     assert records(tmp_path) == [{"step": 0}, {"step": 1}]
@@ -381,12 +384,53 @@ def test_samples_are_the_first_response_to_each_of_four_questions(tmp_path):
     rollouts = [make_rollout([1], [2]) for _ in range(10)]
     for i, rollout in enumerate(rollouts):
         object.__setattr__(rollout, "text", f"response {i}")
-    log.samples(
-        1, [Problem(f"question {i}", ("1",)) for i in range(5)], rollouts, [i / 10 for i in range(10)]
-    )
+    problems = [Problem(f"question {i}", ("1",)) for i in range(5)]
+    log.samples(1, problems, rollouts, [i / 10 for i in range(10)], str)
     samples = records(tmp_path, "samples.jsonl")
     expected = [(f"question {i}", f"response {2 * i}", 2 * i / 10) for i in range(4)]
     assert [(s["question"], s["response"], s["reward"]) for s in samples] == expected
+
+
+def test_a_group_is_kept_whole_with_500_tokens_of_a_response_at_most(tmp_path):
+    log = RunLog(tmp_path, -1, Silent())
+    long, short = make_rollout([1], [7] * 501, truncated=True), make_rollout([1], [8, 9], logprob=-1 / 3)
+    log.samples(3, [Problem("a", ("1", "2")), Problem("b", ("1",))], [long, short] * 2, [0.0, 1.0] * 2, str)
+    (group,) = records(tmp_path, "groups.jsonl")
+    first = {"reward": 0.0, "truncated": True, "response_tokens": 501}
+    first |= {"tokens": ["[7]"] * 500, "logprobs": [-1.0] * 500}
+    second = {"reward": 1.0, "truncated": False, "response_tokens": 2}
+    second |= {"tokens": ["[8]", "[9]"], "logprobs": [-0.3333] * 2}
+    assert group == {"step": 3, "question": "a", "answers": ["1", "2"], "responses": [first, second]}
+
+
+class Tables(SimpleNamespace):
+    """A tracker of accelerate's as wandb's is."""
+
+    def log_table(self, name, columns, data, step):
+        self.logged.append((name, columns, data, step))
+        raise ConnectionError("no server")
+
+
+def test_trackers_get_samples_as_a_table_and_one_that_fails_ends_nothing(tmp_path, monkeypatch, capsys):
+    wandb, numbers_alone = Tables(name="wandb", logged=[]), SimpleNamespace(name="tensorboard")
+    trackio = SimpleNamespace(name="trackio", logged=[])
+    trackio.log = lambda values, step: trackio.logged.append((values, step))
+    module = SimpleNamespace(Table=lambda dataframe: dataframe.to_dict("records"))
+    monkeypatch.setitem(sys.modules, "trackio", module)
+    accelerator = Silent()
+    accelerator.trackers = (wandb, numbers_alone, trackio)
+    log = RunLog(tmp_path, -1, accelerator)
+    for step in (1, 2):
+        log.samples(step, [Problem("a", ("1", "2"))], [make_rollout([1], [2])] * 2, [1.0, 0.0], str)
+    columns = ["step", "question", "answers", "response", "reward", "truncated"]
+    row = ["a", "1, 2", "", 1.0, False]
+    assert wandb.logged == [("samples", columns, [[step, *row]], step) for step in (1, 2)]
+    table = [dict(zip(columns, [2, *row], strict=True))]
+    assert trackio.logged[1] == ({"samples": table}, 2) and len(trackio.logged) == 2
+    assert capsys.readouterr().out.count("the tracker failed, and training goes on: ConnectionError") == 1
+    accelerator.is_main_process = False
+    RunLog(tmp_path, -1, accelerator).samples(3, [Problem("a", ("1",))], [make_rollout([1], [2])], [1.0], str)
+    assert len(trackio.logged) == 2 and len(records(tmp_path, "groups.jsonl")) == 2
 
 
 def test_twenty_steps_without_reward_count_across_a_resume(tmp_path, capsys):
@@ -409,9 +453,10 @@ def test_what_a_model_writes_stays_text(tmp_path):
     log = RunLog(tmp_path, -1, Silent())
     rollout = make_rollout([1], [2])
     object.__setattr__(rollout, "text", hostile)
-    log.samples(1, [Problem(hostile, (hostile,), None)], [rollout], [1.0])
-    (sample,) = records(tmp_path, "samples.jsonl")
+    log.samples(1, [Problem(hostile, (hostile,), None)], [rollout], [1.0], lambda ids: hostile)
+    (sample,), (group,) = records(tmp_path, "samples.jsonl"), records(tmp_path, "groups.jsonl")
     assert sample["response"] == sample["question"] == hostile
+    assert group["responses"][0]["tokens"] == [hostile]
     assert records(tmp_path, log.keep_rollouts("kept.jsonl", [rollout]).name)[0]["text"] == hostile
 
 

@@ -571,7 +571,7 @@ def test_grpo_scales_by_the_std_and_beta_brings_a_reference(loop):
 def test_a_rank_asks_its_own_questions_with_seeds_of_its_own(loop):
     ours = loop(num_steps=2).engine.asked
     second = SimpleNamespace(device=torch.device("cpu"), process_index=1, num_processes=2)
-    vars(second).update(is_main_process=True, print=print, log=lambda *_, **__: None)
+    vars(second).update(is_main_process=True, trackers=[], print=print, log=lambda *_, **__: None)
     seen = loop(accelerator=second, num_steps=2)
     for step, (prompts, *_) in enumerate(seen.engine.asked):
         assert prompts == [PROMPTS[questions_of_step(step, 2, 6, seed=0)[1]]]
@@ -665,10 +665,16 @@ def test_a_run_leaves_what_the_readme_says(straight):
     samples = lines(folder / "samples.jsonl")
     assert [s["step"] for s in samples] == [1] * 4 + [2] * 4 + [3] * 4 + [4] * 4
     assert list(samples[0]) == ["step", "question", "answers", "response", "reward", "truncated"]
+    groups = lines(folder / "groups.jsonl")
+    assert [g["step"] for g in groups] == [1, 2, 3, 4]
+    assert groups[0]["question"] == samples[0]["question"] and len(groups[0]["responses"]) == 4
+    text = "".join(groups[0]["responses"][0]["tokens"])  # with special tokens
+    assert text.startswith(samples[0]["response"])
     saved = json.loads((folder / "config.json").read_text())
     assert saved["algo"] == "drgrpo" and saved["minibatch_size"] == 8 and "torch" in saved["versions"]
     assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["step_2", "step_4"]
     assert "step   4/4  reward" in printed and "left" in printed
+    assert printed.endswith(f"see the run: python -m analysis.view {folder}\n")
     model = AutoModelForCausalLM.from_pretrained(folder / "model")
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     assert model.num_parameters() > 0 and tokenizer.eos_token == "<|endoftext|>"
