@@ -5,15 +5,19 @@
 
 A folder with metrics.jsonl is a run of train.py; runs are grouped by their algorithm, and a line is the mean
 over a group's runs (seeds), with a band of one standard deviation. A folder with report.json is one of
-eval.py. What can be drawn from the folders is drawn, into --output_dir.
+eval.py. What can be drawn from the folders is drawn, into --output_dir. view.py draws with this file too.
 """
 
 import argparse
+import io
 import json
+import re
 import sys
+from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import matplotlib
 
@@ -42,6 +46,29 @@ STYLE |= {
     "lines.markersize": 4.5,
 }
 STYLE |= {"hatch.linewidth": 0.7}
+for prefix, namespace in {"": "http://www.w3.org/2000/svg", "xlink": "http://www.w3.org/1999/xlink"}.items():
+    ElementTree.register_namespace(prefix, namespace)
+# Text stays text, in the page's font; the salt makes the same ids of the same data.
+PAGE_STYLE = STYLE | {"svg.fonttype": "none", "svg.hashsalt": "page", "path.simplify_threshold": 0.3}
+POINTS = 400  # of a line, at most
+# A metric, its title, and whether it is smoothed: evaluations are few.
+FIG5 = {
+    "reward/mean": ("Training reward", True),
+    "response_tokens/mean": ("Response length (tokens)", True),
+    "response_tokens/incorrect": ("Incorrect responses (tokens)", True),
+    "accuracy": ("Evaluation accuracy", False),
+}
+ALL_PANELS = {
+    "reward/mean": ("Training reward", True),
+    "accuracy": ("Evaluation accuracy", False),
+    "response_tokens/mean": ("Length of all responses (tokens)", True),
+    "response_tokens/correct": ("Length of right responses (tokens)", True),
+    "response_tokens/incorrect": ("Length of wrong responses (tokens)", True),
+    "truncated": ("Truncated (share)", True),
+    "entropy": ("Entropy (nats a token)", True),
+    "sampler_kl": ("KL of sampler and learner (nats)", True),
+}
+PARTS = {f"time/{part}": part for part in ("sample", "verify", "update", "sync", "rest")}
 Row = dict[str, Any]
 
 
@@ -49,11 +76,16 @@ def read_run(folder: Path) -> tuple[str, list[Row]]:
     """The algorithm of a run, and its lines of metrics with the mean accuracy over evaluation sets."""
     algo = json.loads((folder / "config.json").read_text())["algo"]
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    add_accuracy(lines)
+    return algo, lines
+
+
+def add_accuracy(lines: list[Row]) -> None:
+    """`accuracy` to each line with evaluations: the mean over their sets."""
     for line in lines:
         accuracies = [line[key] for key in line if key.startswith("eval/") and key.endswith("/accuracy")]
         if accuracies:
             line["accuracy"] = sum(accuracies) / len(accuracies)
-    return algo, lines
 
 
 def series(runs: list[list[Row]], key: str, window: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -77,31 +109,103 @@ def label_of(algo: str, runs: int) -> str:
     return ALGO_NAMES.get(algo, algo) + (f" ({runs} seeds)" if runs > 1 else "")
 
 
-def legend(figure: plt.Figure, axis: plt.Axes) -> None:
+def legend(figure: plt.Figure, axis: plt.Axes, columns: int | None = None) -> None:
     """One for all panels, below them; long handles show the line's style."""
     handles, labels = axis.get_legend_handles_labels()
-    columns = int(figure.get_figwidth() / 1.6)
+    columns = columns or int(figure.get_figwidth() / 1.6)
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=3.5, frameon=False)
+
+
+def draw_curve(axis: plt.Axes, look: Row, runs: list[list[Row]], key: str, window: int, label: str) -> None:
+    """One line for the runs of an algorithm, with a band where they are several."""
+    steps, mean, deviation = series(runs, key, window)
+    every = -(-len(steps) // POINTS) or 1
+    steps, mean, deviation = (values[::every] for values in (steps, mean, deviation))
+    axis.plot(steps, mean, **look, markevery=max(1, len(steps) // 6), label=label)
+    if len(runs) > 1:
+        axis.fill_between(steps, mean - deviation, mean + deviation, color=look["color"], alpha=0.2, lw=0)
+
+
+def draw_panel(axis: plt.Axes, runs: dict[str, list[list[Row]]], key: str, title: str, window: int) -> None:
+    """A metric against the step, a line an algorithm."""
+    for look, (algo, of_algo) in zip(cycle(LOOKS), runs.items(), strict=False):
+        draw_curve(axis, look, of_algo, key, window, label_of(algo, len(of_algo)))
+    axis.set(title=title, xlabel="Step")
 
 
 def draw_curves(runs: dict[str, list[list[Row]]], window: int) -> plt.Figure:
     """Reward, length, length of wrong responses and accuracy against the step, as in Fig. 5."""
-    panels = {
-        "reward/mean": ("Training reward", window),
-        "response_tokens/mean": ("Response length (tokens)", window),
-        "response_tokens/incorrect": ("Incorrect responses (tokens)", window),
-        "accuracy": ("Evaluation accuracy", 1),
-    }
     figure, axes = plt.subplots(1, 4, figsize=(13, 3.2))
-    for axis, (key, (title, width)) in zip(axes, panels.items(), strict=True):
-        for look, (algo, of_algo) in zip(cycle(LOOKS), runs.items(), strict=False):
-            steps, mean, deviation = series(of_algo, key, width)
-            every = max(1, len(steps) // 6)
-            axis.plot(steps, mean, **look, markevery=every, label=label_of(algo, len(of_algo)))
-            axis.fill_between(steps, mean - deviation, mean + deviation, color=look["color"], alpha=0.2, lw=0)
-        axis.set(title=title, xlabel="Step")
+    for axis, (key, (title, smoothed)) in zip(axes, FIG5.items(), strict=True):
+        draw_panel(axis, runs, key, title, window if smoothed else 1)
     legend(figure, axes[0])
     return figure
+
+
+def draw_page(runs: dict[str, list[list[Row]]], window: int) -> Iterator[str]:
+    """The panels of view.py's page as SVG: each metric that there is, and the times of each algorithm."""
+
+    def has(key: str, some: list[list[Row]]) -> bool:
+        return any(line.get(key) is not None for lines in some for line in lines)
+
+    with plt.rc_context(PAGE_STYLE):
+        for key, (title, smoothed) in ALL_PANELS.items():
+            having = {algo: of_algo for algo, of_algo in runs.items() if has(key, of_algo)}
+            if having:
+                figure, axis = plt.subplots(figsize=(3.5, 2.4))
+                draw_panel(axis, having, key, title, window if smoothed else 1)
+                yield to_svg(figure, title)
+        for algo, of_algo in runs.items():
+            figure, axis = plt.subplots(figsize=(3.5, 2.8))
+            for look, (key, part) in zip(cycle(LOOKS), PARTS.items(), strict=False):
+                if has(key, of_algo):
+                    draw_curve(axis, look, of_algo, key, window, part)
+            title = f"Seconds a step: {label_of(algo, 1)}"
+            if axis.lines:
+                axis.set(title=title, xlabel="Step", yscale="log")
+                legend(figure, axis, columns=3)
+                yield to_svg(figure, title)
+
+
+def draw_key(labels: list[str]) -> str:
+    """The looks of these lines beside their labels, as SVG."""
+    with plt.rc_context(PAGE_STYLE):
+        figure, axis = plt.subplots(figsize=(3.5, 0.22 * len(labels) + 0.1))
+        lines = [axis.plot([], [], **look, label=label)[0] for look, label in zip(cycle(LOOKS), labels)]
+        axis.set_axis_off()
+        figure.legend(lines, labels, loc="center left", handlelength=3.5, frameon=False)
+        return to_svg(figure, "Key to the lines")
+
+
+def to_svg(figure: plt.Figure, name: str) -> str:
+    """The figure as an <svg> to stand in an HTML page, without its ground; black becomes the page's colour.
+
+    The same data gives the same text. It has no style attributes, which a page's security policy can forbid,
+    and its ids begin with `name`, so that those of two figures never clash.
+    """
+    stream = io.BytesIO()
+    figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    plt.close(figure)
+    root = ElementTree.fromstring(stream.getvalue())
+    for parent in list(root.iter()):
+        for child in [c for c in parent if c.tag.endswith(("}style", "}metadata"))]:
+            parent.remove(child)
+    for element in root.iter():
+        for rule in filter(None, element.attrib.pop("style", "").split(";")):
+            key, value = (part.strip() for part in rule.split(":", 1))
+            if key != "font-family":
+                element.set(key, "currentColor" if value == "#000000" else value)
+        if element.tag.endswith("}text"):
+            element.attrib.setdefault("fill", "currentColor")
+        if element.tag.endswith("}g"):
+            element.attrib.pop("id", None)  # nothing refers to a group
+        for key in {"d", "x", "y", "width", "height"} & element.attrib.keys():
+            element.set(key, re.sub(r"(\.\d\d)\d+|\n", r"\1", element.get(key)))  # of a point
+    for key in ("width", "height"):
+        del root.attrib[key]
+    root.attrib |= {"role": "img", "aria-label": name, "stroke-linejoin": "round"}
+    text = ElementTree.tostring(root, encoding="unicode")
+    return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{re.sub('[^a-z]+', '-', name.lower())}-", text)
 
 
 def draw_pass_at_k(rows: list[Row]) -> plt.Figure | None:

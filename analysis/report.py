@@ -213,8 +213,8 @@ def average(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {name: value for name, value in result.items() if not isinstance(value, dict)}
 
 
-def markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows as a Markdown table: rates in %, accuracy with its interval, lengths in tokens."""
+def cells(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """The rows as a table's head and lines: rates in %, accuracy with its interval, lengths in tokens."""
 
     def percent(value: float | None) -> str:
         return "-" if value is None else f"{100 * value:.1f}"
@@ -227,20 +227,23 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     answering = ["answering"] if any("answering" in row for row in rows) else []
     head = ["set", "template", "temperature", "questions", "n", "accuracy [95 %]", *rates]
     head += ["formatted", "truncated", "tokens", "of right", "of wrong", *answering, "reflection"]
-    lines = [head, ["---"] * 2 + ["---:"] * (len(head) - 2)]
+    lines = [head]
     for row in rows:
         low, high = row["intervals"]["pass@1"]
-        cells = [
-            row["set"].replace("|", r"\|"),
-            row["template"],
-            f"{row['temperature']:g}",
-            str(row["questions"]),
-            str(row["n"]),
-        ]
-        cells.append(f"{percent(row['accuracy'])} [{percent(low)}, {percent(high)}]")
-        cells += [percent(row.get(rate)) for rate in rates]
-        cells += [percent(row["formatted"]), percent(row["truncated"]), tokens(row["response_tokens"])]
-        cells += [tokens(row["response_tokens/correct"]), tokens(row["response_tokens/incorrect"])]
-        cells += [percent(row.get(name)) for name in answering]
-        lines.append(cells + [percent(row.get("reflection/both", row["reflection/keywords"]))])
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+        numbers = [f"{row['temperature']:g}", str(row["questions"]), str(row["n"])]
+        line = [row["set"], row["template"], *numbers]
+        line.append(f"{percent(row['accuracy'])} [{percent(low)}, {percent(high)}]")
+        line += [percent(row.get(rate)) for rate in rates]
+        line += [percent(row["formatted"]), percent(row["truncated"]), tokens(row["response_tokens"])]
+        line += [tokens(row["response_tokens/correct"]), tokens(row["response_tokens/incorrect"])]
+        line += [percent(row.get(name)) for name in answering]
+        lines.append(line + [percent(row.get("reflection/both", row["reflection/keywords"]))])
+    return lines
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """`cells` as a Markdown table."""
+    head, *lines = cells(rows)
+    lines = [[line[0].replace("|", r"\|"), *line[1:]] for line in lines]
+    lines = [head, ["---"] * 2 + ["---:"] * (len(head) - 2), *lines]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
