@@ -668,8 +668,8 @@ def test_a_run_leaves_what_the_readme_says(straight):
     groups = lines(folder / "groups.jsonl")
     assert [g["step"] for g in groups] == [1, 2, 3, 4]
     assert groups[0]["question"] == samples[0]["question"] and len(groups[0]["responses"]) == 4
-    text = "".join(groups[0]["responses"][0]["tokens"])  # with special tokens
-    assert text.startswith(samples[0]["response"])
+    for response in groups[0]["responses"]:
+        assert len(response["tokens"]) == len(response["logprobs"]) == response["response_tokens"] <= 24
     saved = json.loads((folder / "config.json").read_text())
     assert saved["algo"] == "drgrpo" and saved["minibatch_size"] == 8 and "torch" in saved["versions"]
     assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["step_2", "step_4"]
