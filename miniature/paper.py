@@ -209,7 +209,7 @@ Folders = dict[tuple[str, str], list[Path]]  # (world, algorithm) -> a run for e
 
 def recall_numbers(folder: Path) -> list[float]:
     """MEASURES of a run, means over its last steps. Tokens per right answer are those of all responses."""
-    lines = pd.DataFrame(read_run(ROOT / folder)[1]).query("step > 0").set_index("step")
+    lines = pd.DataFrame(read_run(ROOT / folder)[1]).query("step > 0").select_dtypes("number")
     first, last = lines.head(LAST).mean(), lines.tail(LAST).mean()
     wrong = last["response_tokens/incorrect"]
     growth = wrong / first["response_tokens/incorrect"]
@@ -269,7 +269,7 @@ def draw_recall(folders: Folders, seeds: range) -> None:
     panels = {
         "Training reward": ("doubt", "reward/mean"),
         "Wrong responses (tokens)": ("doubt", wrong),
-        "The same where no word shows doubt": ("plain", wrong),
+        "Control: wrong responses (tokens)": ("plain", wrong),
     }
     looks = dict(zip(ALGOS, LOOKS, strict=False))
     for axis, (title, (world, key)) in zip(axes, panels.items(), strict=False):
@@ -297,6 +297,8 @@ def draw_decision(axis: plt.Axes, folders: Folders, seeds: range, looks: dict[st
             end = 1 / (1 + np.exp(-(logits[0] + scale * push * reach)))
             arrow = dict(arrowstyle="-|>", color=looks[algo]["color"], lw=1.5, shrinkA=0, shrinkB=0)
             axis.annotate("", (reach, end), (0, mean[0]), arrowprops=arrow, zorder=4)
+    for place, value in {0.7: "after a doubtful value", 0.2: "after a sure value (pale)"}.items():
+        axis.text(1, place, value, ha="right", transform=axis.transAxes)
     axis.set(title="Probability of going on", xlabel="Step", ylim=(0, 1))
 
 

@@ -53,7 +53,11 @@ def write_run(folder, algo, rewards, *, num_steps=None, model=True, wrong=lambda
     lines = [{"step": 0, "eval/a/accuracy": 0.25}]
     for step, reward in enumerate(rewards, 1):
         lines.append({"step": step, "reward/mean": reward, "response_tokens/mean": 10.0})
-        lines[-1] |= {"response_tokens/incorrect": wrong(step), "response_tokens/correct": 5.0}
+        lines[-1] |= {
+            "eval/names": [],
+            "response_tokens/incorrect": wrong(step),
+            "response_tokens/correct": 5.0,
+        }
     lines[-1]["eval/a/accuracy"] = 0.75
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     if model:
