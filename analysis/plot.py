@@ -41,7 +41,7 @@ STYLE |= {
     "font.size": 9,
     "lines.markersize": 4.5,
 }
-STYLE |= {"hatch.linewidth": 0.7}
+STYLE |= {"hatch.linewidth": 0.7, "svg.hashsalt": "figures"}
 Row = dict[str, Any]
 
 
@@ -73,6 +73,16 @@ def series(runs: list[list[Row]], key: str, window: int) -> tuple[np.ndarray, np
     return np.array(steps), table.mean(axis=0), table.std(axis=0)
 
 
+def draw_mean(
+    axis: plt.Axes, runs: list[list[Row]], key: str, window: int, *, alpha: float = 1.0, **look: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """The mean curve of `series` over a band of one standard deviation -> steps, mean."""
+    steps, mean, deviation = series(runs, key, window)
+    axis.plot(steps, mean, alpha=alpha, markevery=max(1, len(steps) // 6), **look)
+    axis.fill_between(steps, mean - deviation, mean + deviation, color=look["color"], alpha=0.2 * alpha, lw=0)
+    return steps, mean
+
+
 def label_of(algo: str, runs: int) -> str:
     return ALGO_NAMES.get(algo, algo) + (f" ({runs} seeds)" if runs > 1 else "")
 
@@ -95,10 +105,7 @@ def draw_curves(runs: dict[str, list[list[Row]]], window: int) -> plt.Figure:
     figure, axes = plt.subplots(1, 4, figsize=(13, 3.2))
     for axis, (key, (title, width)) in zip(axes, panels.items(), strict=True):
         for look, (algo, of_algo) in zip(cycle(LOOKS), runs.items(), strict=False):
-            steps, mean, deviation = series(of_algo, key, width)
-            every = max(1, len(steps) // 6)
-            axis.plot(steps, mean, **look, markevery=every, label=label_of(algo, len(of_algo)))
-            axis.fill_between(steps, mean - deviation, mean + deviation, color=look["color"], alpha=0.2, lw=0)
+            draw_mean(axis, of_algo, key, width, label=label_of(algo, len(of_algo)), **look)
         axis.set(title=title, xlabel="Step")
     legend(figure, axes[0])
     return figure
