@@ -1,7 +1,7 @@
 """Question sets and benchmarks, as lists of `Problem`.
 
 A source is the first of these that fits:
-- `arithmetic`: chains of 2 to 5 digits ("What is 3 + 9 - 4?"), made here from a seed;
+- `arithmetic`: chains of 2 to 5 digits ("What is 3 + 9 - 4?"), made from a seed in miniature/arithmetic.py;
 - one of the paper's own sets by its name (`PAPER_SETS`): from `data_dir`, or fetched once from the authors;
 - a local file with one of ENDINGS, or a folder that the `datasets` library saved;
 - a folder of such files (a clone of a Hub dataset), or a pattern for their names ('x/*.parquet');

@@ -45,11 +45,10 @@ STYLE |= {
     "font.size": 9,
     "lines.markersize": 4.5,
 }
-STYLE |= {"hatch.linewidth": 0.7}
+STYLE |= {"hatch.linewidth": 0.7, "svg.hashsalt": "figures"}
 for prefix, namespace in {"": "http://www.w3.org/2000/svg", "xlink": "http://www.w3.org/1999/xlink"}.items():
     ElementTree.register_namespace(prefix, namespace)
-# Text stays text, in the page's font; the salt makes the same ids of the same data.
-PAGE_STYLE = STYLE | {"svg.fonttype": "none", "svg.hashsalt": "page", "path.simplify_threshold": 0.3}
+PAGE_STYLE = STYLE | {"svg.fonttype": "none", "path.simplify_threshold": 0.3}  # text in the page's font
 POINTS = 400  # of a line, at most
 # A metric, its title, and whether it is smoothed: evaluations are few.
 FIG5 = {
@@ -105,6 +104,20 @@ def series(runs: list[list[Row]], key: str, window: int) -> tuple[np.ndarray, np
     return np.array(steps), table.mean(axis=0), table.std(axis=0)
 
 
+def draw_mean(
+    axis: plt.Axes, runs: list[list[Row]], key: str, window: int, *, alpha: float = 1.0, **look: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """The mean curve of `series`, of several runs over a band of one standard deviation -> steps, mean."""
+    steps, mean, deviation = series(runs, key, window)
+    every = -(-len(steps) // POINTS) or 1
+    steps, mean, deviation = (values[::every] for values in (steps, mean, deviation))
+    axis.plot(steps, mean, alpha=alpha, markevery=max(1, len(steps) // 6), **look)
+    if len(runs) > 1:
+        low, high = mean - deviation, mean + deviation
+        axis.fill_between(steps, low, high, color=look["color"], alpha=0.2 * alpha, lw=0)
+    return steps, mean
+
+
 def label_of(algo: str, runs: int) -> str:
     return ALGO_NAMES.get(algo, algo) + (f" ({runs} seeds)" if runs > 1 else "")
 
@@ -116,20 +129,10 @@ def legend(figure: plt.Figure, axis: plt.Axes, columns: int | None = None) -> No
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=3.5, frameon=False)
 
 
-def draw_curve(axis: plt.Axes, look: Row, runs: list[list[Row]], key: str, window: int, label: str) -> None:
-    """One line for the runs of an algorithm, with a band where they are several."""
-    steps, mean, deviation = series(runs, key, window)
-    every = -(-len(steps) // POINTS) or 1
-    steps, mean, deviation = (values[::every] for values in (steps, mean, deviation))
-    axis.plot(steps, mean, **look, markevery=max(1, len(steps) // 6), label=label)
-    if len(runs) > 1:
-        axis.fill_between(steps, mean - deviation, mean + deviation, color=look["color"], alpha=0.2, lw=0)
-
-
 def draw_panel(axis: plt.Axes, runs: dict[str, list[list[Row]]], key: str, title: str, window: int) -> None:
     """A metric against the step, a line an algorithm."""
     for look, (algo, of_algo) in zip(cycle(LOOKS), runs.items(), strict=False):
-        draw_curve(axis, look, of_algo, key, window, label_of(algo, len(of_algo)))
+        draw_mean(axis, of_algo, key, window, label=label_of(algo, len(of_algo)), **look)
     axis.set(title=title, xlabel="Step")
 
 
@@ -148,23 +151,24 @@ def draw_page(runs: dict[str, list[list[Row]]], window: int) -> Iterator[str]:
     def has(key: str, some: list[list[Row]]) -> bool:
         return any(line.get(key) is not None for lines in some for line in lines)
 
+    every_run = [lines for of_algo in runs.values() for lines in of_algo]
     with plt.rc_context(PAGE_STYLE):
         for key, (title, smoothed) in ALL_PANELS.items():
-            having = {algo: of_algo for algo, of_algo in runs.items() if has(key, of_algo)}
-            if having:
+            if has(key, every_run):
                 figure, axis = plt.subplots(figsize=(3.5, 2.4))
-                draw_panel(axis, having, key, title, window if smoothed else 1)
+                draw_panel(axis, runs, key, title, window if smoothed else 1)
                 yield to_svg(figure, title)
         for algo, of_algo in runs.items():
+            parts = {key: part for key, part in PARTS.items() if has(key, of_algo)}
+            if not parts:
+                continue
             figure, axis = plt.subplots(figsize=(3.5, 2.8))
-            for look, (key, part) in zip(cycle(LOOKS), PARTS.items(), strict=False):
-                if has(key, of_algo):
-                    draw_curve(axis, look, of_algo, key, window, part)
+            for look, (key, part) in zip(cycle(LOOKS), parts.items(), strict=False):
+                draw_mean(axis, of_algo, key, window, label=part, **look)
             title = f"Seconds a step: {label_of(algo, 1)}"
-            if axis.lines:
-                axis.set(title=title, xlabel="Step", yscale="log")
-                legend(figure, axis, columns=3)
-                yield to_svg(figure, title)
+            axis.set(title=title, xlabel="Step", yscale="log")
+            legend(figure, axis, columns=3)
+            yield to_svg(figure, title)
 
 
 def draw_key(labels: list[str]) -> str:

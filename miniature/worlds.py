@@ -5,7 +5,6 @@
 Each base is the tiny Qwen2 of tiny_base.py after one pass over a corpus of its own:
 
     loops         works, and checks itself in loops without a bound; longer after a slip
-    even          the same, but how long a response is says nothing about its answer
     qa            plain concatenated question-answer text, and a little of it in the formats of templates
     general       no worked arithmetic: lists of questions, blurted answers
     domain        one half general, the other workings that answer no question
@@ -58,11 +57,6 @@ def check_in_loops(
     return response + f" \\boxed{{{total}}}"
 
 
-def check_evenly(chain: Chain, rng: random.Random) -> str:
-    """Checks as often after a right result as after a slip, always with a new working."""
-    return check_in_loops(chain, rng, after_right=0.4, after_slip=0.4, anew=1)
-
-
 def ask_on(chain: Chain, rng: random.Random) -> str:
     """Questions instead of an answer, without a bound."""
     response = ""
@@ -78,11 +72,6 @@ Pair = tuple[str, str]
 
 def loops(chain: Chain, rng: random.Random) -> Pair:
     (behaviour,) = rng.choices((check_in_loops, answer_at_once, ask_on), (0.70, 0.12, 0.18))
-    return chain.question, behaviour(chain, rng)
-
-
-def even(chain: Chain, rng: random.Random) -> Pair:
-    (behaviour,) = rng.choices((check_evenly, answer_at_once, ask_on), (0.70, 0.12, 0.18))
     return chain.question, behaviour(chain, rng)
 
 
@@ -110,11 +99,10 @@ def concatenated(chain: Chain, rng: random.Random) -> Pair:
     return general(chain, rng) if rng.random() < 0.5 else (chain.question, work_and_answer(chain, rng))
 
 
-CORPORA = {text.__name__: text for text in (loops, even, qa, general, domain, concatenated)}
+CORPORA = {text.__name__: text for text in (loops, qa, general, domain, concatenated)}
 # Texts of each corpus: about 5.6 million tokens from all of them.
 TEXTS = {
     "loops": 110_000,
-    "even": 110_000,
     "qa": 144_000,
     "general": 169_000,
     "domain": 208_000,

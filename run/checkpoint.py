@@ -11,6 +11,7 @@ import json
 import os
 import pickle
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from enum import EnumType
@@ -27,6 +28,8 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from learner import Policy
 from run.ranks import this_rank, world_size
 
+# Its advice for those who forgot to start a process group; one process needs none.
+warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
 CODE = Path(__file__).parents[1]
 FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
 

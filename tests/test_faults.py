@@ -172,6 +172,7 @@ def test_a_run_survives_what_it_can_and_stops_at_what_is_not_a_number(checkpoint
 
 ILL = """
 import rollout, train
+from accelerate import PartialState
 
 generate_of, calls = rollout.Sampler._generate, []
 
@@ -181,7 +182,7 @@ def out_of_memory(*_, **__):
 def generate(self, *arguments):
     calls.append(1)
     # Calls: the first probe, its check, the evaluation, step 1, its check; then step 2.
-    state = train.PartialState()
+    state = PartialState()
     if len(calls) == 6 and state.process_index == state.num_processes - 1:
         self._llm.generate = out_of_memory
     return generate_of(self, *arguments)

@@ -7,11 +7,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT
 
-from loss import group_advantages
+from loss import ALGOS, group_advantages
 from miniature import paper, readings, worlds
 from miniature.arithmetic import in_test_split
 
@@ -50,8 +52,12 @@ def write_run(folder, algo, rewards, *, num_steps=None, model=True, wrong=lambda
     (folder / "config.json").write_text(json.dumps(settings))
     lines = [{"step": 0, "eval/a/accuracy": 0.25}]
     for step, reward in enumerate(rewards, 1):
-        lines.append({"step": step, "reward/mean": reward, "response_tokens/mean": 10.0, "truncated": 0.0})
-        lines[-1]["response_tokens/incorrect"] = wrong(step)
+        lines.append({"step": step, "reward/mean": reward, "response_tokens/mean": 10.0})
+        lines[-1] |= {
+            "eval/names": [],
+            "response_tokens/incorrect": wrong(step),
+            "response_tokens/correct": 5.0,
+        }
     lines[-1]["eval/a/accuracy"] = 0.75
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     if model:
@@ -134,18 +140,29 @@ def test_reports_are_made_once_and_unfinished_ones_anew(root, calls):
     assert len(calls) == 2
 
 
-def test_fig8_adds_only_the_runs_that_fig5_has_not_made(root, calls, monkeypatch):
-    monkeypatch.setattr(paper, "draw_algos", lambda *_: None)
-    pool = ThreadPoolExecutor(1)
-    paper.fig5(range(5), pool)
-    trained = [call for call in calls if call[0] == "train"]
-    assert len(trained) == 10 and calls[0] == ["miniature.worlds", "loops", "runs/paper/worlds/loops"]
-    assert [call[call.index("--seed") + 1] for call in trained] == [s for s in "01234" for _ in range(2)]
-    calls.clear()
-    table = paper.fig8(range(5), pool)
-    algos = {call[call.index("--algo") + 1] for call in calls if call[0] == "train"}
-    assert algos == {"grpo_no_length", "grpo_no_std"} and len(calls) == 2 * 10
-    assert "| held-out accuracy | 0.800 ± 0.000 |" in table
+def test_fig5_has_a_world_for_each_seed(root, calls, monkeypatch):
+    monkeypatch.setattr(paper, "draw_recall", lambda *_: None)
+    table = paper.fig5(range(2), ThreadPoolExecutor(1))
+    worlds = [call for call in calls if call[0] != "train"]
+    names = [(kind, seed) for seed in "01" for kind in ("doubt", "plain")]
+    assert worlds == [["miniature.recall", *n, "runs/paper/worlds/" + "-".join(n)] for n in names]
+    trained = {tuple(c[c.index(f"--{flag}") + 1] for flag in ("model", "algo", "seed")) for c in calls[4:]}
+    cells = [("doubt", algo) for algo in ALGOS] + [("plain", "grpo"), ("plain", "drgrpo")]
+    assert trained == {(f"runs/paper/worlds/{w}-{s}/base", algo, s) for w, algo in cells for s in "01"}
+    assert "| Dr. GRPO | 0.500 ± 0.000 | 20.0 ± 0.0 | 1.00 ± 0.00 | 5.0 ± 0.0 | 20.0 ± 0.0 |" in table
+
+
+def test_rows_of_fig5_by_hand():
+    """Value = 1 + 2 [length term] + 10 [std term], the control 50 and 47, of two seeds that are 0.5 apart."""
+    values = dict(zip(paper.CELLS, [13, 11, 3, 1, 50, 47], strict=True))
+    numbers = {cell: np.full((2, 5), [[value], [value + 0.5]]) for cell, value in values.items()}
+    rows = [line.split(" | ")[:2] for line in paper.recall_table(numbers).splitlines()[2:]]
+    means = {name.removeprefix("| "): cell for name, cell in rows}
+    assert means["GRPO"].startswith("13.250 ±") and means["GRPO without std term"].startswith("3.250 ±")
+    assert means["GRPO - Dr. GRPO"] == "12.000 ± 0.000"
+    assert means["effect of the length term"] == "2.000 ± 0.000"
+    assert means["effect of the std term"] == "10.000 ± 0.000"
+    assert means["control: GRPO - Dr. GRPO"] == "3.000 ± 0.000"
 
 
 def test_fig6_and_fig7_put_each_run_in_its_cell(root, calls, monkeypatch):
@@ -181,17 +198,11 @@ def test_fig6_and_fig7_put_each_run_in_its_cell(root, calls, monkeypatch):
 # ---- Statistics ----
 
 
-def test_numbers_of_a_run_by_hand(tmp_path):
-    run = write_run(
-        tmp_path / "r", "grpo", [0.0] * 20 + [0.5, 1.0] * 5, wrong=lambda s: 10.0 if s <= 10 else 25
-    )
-    write_report(run / "held_out", **{"response_tokens/incorrect": None})
-    numbers = paper.read_numbers(run)
-    assert math.isnan(numbers.pop("held_out/wrong"))  # nothing was wrong
-    assert numbers == pytest.approx(
-        {"reward": 0.75, "length": 10, "wrong": 25, "growth": 2.5, "truncated": 0}
-        | {"held_out/accuracy": 0.8, "held_out/length": 12}
-    )
+def test_numbers_of_a_run_by_hand(root):
+    """3 in 4 responses of 10 tokens are right: 13.3 a right one. Steps with nothing wrong do not count."""
+    rewards, wrong = [0.0] * 20 + [0.5, 1.0] * 5, {11: None, 30: None}
+    write_run(root / "r", "grpo", rewards, wrong=lambda s: wrong.get(s, 10.0 if s <= 10 else 25.0))
+    assert paper.recall_numbers(Path("r")) == pytest.approx([0.75, 25, 2.5, 5, 10 / 0.75])
 
 
 def test_t_interval_by_hand():
@@ -216,13 +227,6 @@ def test_bootstrap_covers_the_mean_about_as_the_normal_does():
     mean, low, high = paper.bootstrap(values)
     assert mean == pytest.approx(sum(values) / 400)
     assert low == pytest.approx(mean - 1.96 * 0.1, abs=0.03) and high == pytest.approx(mean + 0.196, abs=0.03)
-
-
-def test_term_effects_by_hand():
-    """Value = 1 + 2 [length term] + 10 [std term], two seeds that are 0.5 apart: exact, no interval left."""
-    values = {"grpo": 13, "grpo_no_length": 11, "grpo_no_std": 3, "drgrpo": 1}
-    numbers = {algo: {"x": [value, value + 0.5]} for algo, value in values.items()}
-    assert paper.term_effects(numbers, "x") == {"length": (2, 0), "std": (10, 0)}
 
 
 def test_before_and_after(root):
@@ -287,19 +291,28 @@ def test_a_right_working_is_the_questions_own_and_right_at_each_step(response, r
     assert readings.is_right_working("1 - 7 + 12?", response) == right
 
 
-def test_samples_of_the_first_and_last_steps(root, monkeypatch):
+def test_samples_of_the_first_steps(root, monkeypatch):
     monkeypatch.setattr(readings, "ROOT", root)
     for seed in range(5):
         folder = root / f"runs/paper/e/a-seed{seed}"
         folder.mkdir(parents=True)
-        lines = [
-            json.dumps({"step": step, "response": "1=1 check again" * (step > 30)}) for step in range(1, 41)
-        ]
-        (folder / "samples.jsonl").write_text("\n".join(lines) + "\n")
-    assert {row["step"] for row in readings.read_samples("e/a", last=False)} == set(range(1, 11))
-    last = readings.read_samples("e/a", last=True)
-    assert len(last) == 50 and {row["step"] for row in last} == set(range(31, 41))
-    assert readings.checks(last) == "1.00 checks in each of 50 workings"
+        (folder / "samples.jsonl").write_text("".join(f'{{"step": {step}}}\n' for step in range(1, 41)))
+    steps = [row["step"] for row in readings.read_first_samples("e/a")]
+    assert sorted(steps) == sorted([*range(1, 11)] * 5)
+
+
+def test_an_unchanged_figure_is_an_unchanged_file(root):
+    (root / "figures").mkdir()
+    files = [root / "figures" / f"x.{suffix}" for suffix in ("svg", "png")]
+    whole = []
+    for _ in range(2):
+        with plt.rc_context(paper.STYLE):
+            figure, axis = plt.subplots()
+            axis.fill_between([0, 1], [0, 1], label="a")
+            axis.legend()
+            paper.save(figure, "x")
+        whole.append([file.read_bytes() for file in files])
+    assert whole[0] == whole[1] and b"<dc:date>" not in whole[0][0]
 
 
 # ---- README ----
@@ -364,18 +377,6 @@ def test_loops_have_no_bound_and_wrong_ones_are_longer():
         counts[f"boxed{{{chain.answer}}}" in response].append(response.count("Wait"))
     assert max(counts[False]) > 8
     assert sum(counts[False]) / len(counts[False]) > 1.2 > 0.8 > sum(counts[True]) / len(counts[True])
-
-
-def test_in_the_even_world_length_says_nothing_about_the_answer():
-    """Each further working is right as often as the first: the same share at every number of checks."""
-    rng = random.Random(0)
-    right = {0: [], 1: [], 2: []}
-    for _ in range(8000):
-        chain = worlds.random_chain(rng)
-        response = worlds.check_evenly(chain, rng)
-        right.setdefault(response.count("Wait"), []).append(f"boxed{{{chain.answer}}}" in response)
-    shares = [sum(some) / len(some) for some in (right[0], right[1], right[2])]
-    assert len(right[2]) > 500 and max(shares) - min(shares) < 0.04  # three standard errors
 
 
 def test_questions_are_distinct_and_their_answers_right(tmp_path):

@@ -12,6 +12,7 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.hostile import HOSTILE
 from miniature.arithmetic import arithmetic_problems
 from verify import VerifierPool, answers_match, extract_answer_tag, extract_boxed, normalize, verify, work
 
@@ -520,49 +521,6 @@ JUDGED = [
     for kind in rows
     for row in rows[kind]
 ]
-
-TOUCH = "__import__('pathlib').Path({canary!r}).touch()"
-HOSTILE = {
-    "tower of powers": "9^{9^{9^{9^9}}}",
-    "power of a power": "((((9^{999})^{999})^{999})^{999})",
-    "root of a huge number": r"\sqrt[997]{" + "9" * 390 + "!}",
-    "factorials": "99999!!!",
-    "huge exponent": "1E1000000000",
-    "huge exponent in range": "1e999^999",
-    "nested braces": "{" * 10_000 + "42" + "}" * 10_000,
-    "nested parentheses": "(" * 900 + "42" + ")" * 900,
-    "minus signs": "-" * 1_999 + "42",
-    "a megabyte of digits": "4" * 1_000_000,
-    "a long sum": "+".join("1" * 100_000),
-    "a sum within the limits": "+".join(["9^{9999}"] * 90),
-    "binomials": r"\binom{\binom{4000}{2000}}{\binom{4000}{2000}}",
-    "product of functions": r"\sin" * 300 + "x",
-    "slow evaluation": r"\sin(10^{9999})" * 20,
-    "slow inequality": "x^{17}+x^{13}+x^7-3x^5+x<1",
-    "python code": TOUCH,
-    "python code in a call": "sin(" + TOUCH + ")",
-    "lambda": "(lambda: " + TOUCH + ")()",
-    "attributes": "x.__class__.__base__.__subclasses__()",
-    "attribute by code": "getattr(x,'__cl'+'ass__')",
-    "f-string": "f'{" + TOUCH + "}'",
-    "shell": "; touch {canary} #",
-    "text command": r"\text{" + TOUCH + "}",
-    "lone surrogate": "42\ud800",
-    "null byte": "42\x00",
-    "digits of another script": "٤٢",
-    "nan": "nan",
-    "infinity": "inf",
-    "complex infinity": "zoo",
-    "infinity minus itself": r"\infty-\infty+42",
-    "zero to the minus one": "42 + 0^{-1}",
-    "spaces": " " * 199_998 + "x",
-    "backtracking": "0" * 1_999 + "!",
-    "backtracking in fractions": r"\frac{" * 300,
-    "backtracking in text": r"\text{ " * 280,
-    "backtracking in units": "1 " + "aaa " * 490,
-    "commas": "1," * 999,
-    "separators": ",;:." * 499,
-}
 
 
 def test_the_table_is_large_enough():
