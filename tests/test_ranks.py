@@ -236,12 +236,13 @@ def test_each_engine_has_the_learners_weights(tied, tensor_parallel, tokenizer, 
 DYING = """
 import sys
 import train
+from accelerate import PartialState
 
 real_update, steps = train.update, []
 
 def update(*arguments):
     steps.append(1)
-    if len(steps) == 2 and train.PartialState().process_index == 1:
+    if len(steps) == 2 and PartialState().process_index == 1:
         raise RuntimeError("rank 1 is ill")
     return real_update(*arguments)
 
