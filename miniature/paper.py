@@ -18,6 +18,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -36,6 +37,7 @@ from miniature.worlds import QUESTIONS
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[1]
 RUNS = Path("runs/paper")
+TIMES = RUNS / "times.jsonl"
 LAST = 10  # training numbers of a run's start and end are means over that many steps
 # Quantiles of Student's t, two-sided 95 %, by the number of values.
 T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
@@ -49,14 +51,19 @@ Row = dict[str, Any]
 def call(module: str, folder: Path, *args: Any) -> None:
     """`python -m module args` as a process of its own, so that each run starts and may end alone.
 
-    Exits with the end of what it printed if it fails.
+    Its seconds are a line of TIMES, whatever its end. Exits with the end of what it printed if it fails.
     """
     command = [sys.executable, "-m", module, *map(str, args)]
     tqdm.write(" ".join(["$ python", *command[1:]]))
     log = (ROOT / folder).with_suffix(".log")
     log.parent.mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
     with log.open("a") as output:
         failed = subprocess.run(command, cwd=ROOT, stdout=output, stderr=output).returncode
+    with (ROOT / TIMES).open("a") as lines:
+        cores = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count()))
+        row = {"folder": str(folder), "cores": cores, "seconds": time.monotonic() - start}
+        lines.write(json.dumps(row) + "\n")
     if failed:
         sys.exit(f"{log.read_text()[-3000:]}\npaper: {module} failed, see {log}")
 
@@ -530,6 +537,23 @@ def table1(*_: Any) -> str:
     return "\n\n".join(parts)
 
 
+def time_table() -> str:
+    """What was computed for each experiment so far: processes, and hours times cores of each.
+
+    A base or question set belongs to `worlds`, as experiments share it.
+    """
+    rows = [json.loads(line) for line in (ROOT / TIMES).read_text().splitlines()]
+    spent: dict[str, list[Row]] = {}
+    for row in rows:
+        spent.setdefault(Path(row["folder"]).relative_to(RUNS).parts[0], []).append(row)
+    cells = [
+        [name, str(len({row["folder"] for row in some}))]
+        + [f"{sum(row['seconds'] * row['cores'] for row in some) / 3600:.2f}"]
+        for name, some in sorted(spent.items())
+    ]
+    return markdown(["experiment", "runs", "core-hours"], cells)
+
+
 EXPERIMENTS = {run.__name__: run for run in (fig5, bias, fig6, fig7, table1)}
 
 
@@ -554,6 +578,10 @@ def main() -> None:
             table = EXPERIMENTS[name](range(args.seeds or (8 if name == "fig5" else 5)), pool)
             print(f"\n{name}\n{table}\n", flush=True)
             write_between_markers(HERE / "README.md", name, table)
+            if name != "bias":  # its readings are of the responses of table1
+                subprocess.run([sys.executable, "-m", "miniature.readings", name], cwd=ROOT, check=True)
+            if (ROOT / TIMES).exists():
+                write_between_markers(HERE / "README.md", "time", time_table())
 
 
 if __name__ == "__main__":

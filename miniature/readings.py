@@ -1,15 +1,27 @@
-"""What README.md reads off paper.py's runs after their results were seen: why effects appear, or do not.
+"""What is read off paper.py's runs after their results were seen: why effects appear, or do not.
 
-python -m miniature.readings      once paper.py has run; evaluates two models, then prints a line a reading
+    python -m miniature.readings              of all experiments, once paper.py has their runs
+    python -m miniature.readings fig5         of one
+
+A line a reading, printed and written to README.md here, below the experiment's table. paper.py starts this
+after each experiment. The reading of fig6 evaluates two models.
 """
 
 import json
 import re
+import sys
+from collections.abc import Iterator
+
+import numpy as np
 
 from analysis.judge import keywords_in
+from analysis.plot import ALGO_NAMES, read_run
+from loss import ALGOS
 from miniature.arithmetic import Chain
+from miniature.decision import expected_pushes
 from miniature.paper import (
     GROUP,
+    HERE,
     LAST,
     ROOT,
     RUNS,
@@ -22,6 +34,7 @@ from miniature.paper import (
     plus_minus,
     read_responses,
     t_interval,
+    write_between_markers,
 )
 
 SEEDS = range(5)
@@ -51,23 +64,42 @@ def share(records: list[Row]) -> str:
     return f"{sum(record['correct'] for record in records) / len(records):.3f} of {len(records)}"
 
 
-def rechecks_and_lengths() -> None:
+def growth() -> Iterator[str]:
+    """Fig. 5: the decision at the start and at the end, what is expected of it, and the budget's part."""
+    for algo in ALGOS:
+        runs = sorted((ROOT / RUNS / "fig5").glob(f"doubt-{algo}-seed*/"))
+        decisions = [json.loads((run / "decisions.json").read_text()) for run in runs]
+        pushes = expected_pushes(ROOT / RUNS / "worlds/doubt-0/base", "doubt", algo)
+        for key, after in {"after_wrong": "doubtful", "after_right": "sure"}.items():
+            ends = [plus_minus(t_interval([rows[i][key] for rows in decisions]), 2) for i in (0, -1)]
+            push = f"expected push {pushes[key]:+.2f}"
+            yield f"{ALGO_NAMES[algo]}, going on after a {after} value: {ends[0]}, then {ends[1]}; {push}"
+        last = [[line["truncated"] for line in read_run(run)[1] if line["step"] > 0][-LAST:] for run in runs]
+        cut = plus_minus(t_interval([np.mean(shares) for shares in last]), 3)
+        yield f"{ALGO_NAMES[algo]}, last {LAST} steps: {cut} of all responses are cut off by the budget"
+
+
+def rechecks_and_lengths() -> Iterator[str]:
     """Table 1 and bias: the base of `loops`, by whether a working checks, and by how hard a question is."""
     records = read_responses(RUNS / "table1/rechecks")
     for checked in (True, False):
         some = [r for r in records if is_working(r) and bool(keywords_in(r["response"])) == checked]
-        print(f"base of loops, workings {'with' if checked else 'without'} a check, right: {share(some)}")
+        yield f"base of loops, workings {'with' if checked else 'without'} a check, right: {share(some)}"
     groups: dict[int, list[Row]] = {}
     for record in records:
         groups.setdefault(record["problem"], []).append(record)
     for right in range(1, GROUP):
         some = [g for g in groups.values() if sum(record["correct"] for record in g) == right]
         mean, low, high = bootstrap([sum(record["response_tokens"] for record in g) / GROUP for g in some])
-        print(f"base of loops, {right} of {GROUP} right: {mean:.1f} [{low:.1f}, {high:.1f}] tokens")
+        yield f"base of loops, {right} of {GROUP} right: {mean:.1f} [{low:.1f}, {high:.1f}] tokens"
 
 
-def templates_and_levels() -> None:
-    """Fig. 6: right workings whose answer is another number; what training on the easier set leaves."""
+def templates_and_levels() -> Iterator[str]:
+    """Fig. 6: rewards of samples under r1; right workings whose answer is another number; what training on
+    the easier set leaves."""
+    first, last = first_and_last_rewards([RUNS / f"fig6/r1-train-seed{seed}" for seed in SEEDS])
+    first, last = (plus_minus(t_interval(rewards), 3) for rewards in (first, last))
+    yield f"r1 on the broad set, reward: {first} in the first {LAST} steps, {last} in the last"
     world, budget = RUNS / "worlds/qa", dict(max_response_tokens=192)
     models = {"base": world / "base", "easier": RUNS / "fig6/none-easier-seed0/model"}
     for name, model in models.items():
@@ -81,26 +113,28 @@ def templates_and_levels() -> None:
             ]
             wrong = sum(not record["correct"] for record in good)
             line = f"{len(good) / len(some):.2f} right workings, {wrong / len(some):.2f} with another answer"
-            print(f"{name} of qa, {template}, greedy: {line}")
+            yield f"{name} of qa, {template}, greedy: {line}"
         for level in sorted({record["level"] for record in records}):
             some = [r for r in records if r["template"] == "none" and r["level"] == level]
-            print(f"{name}, template none, {level} numbers: {share(some)}")
+            yield f"{name}, template none, {level} numbers: {share(some)}"
 
 
-def rewards() -> None:
-    """Fig. 6: rewards of samples under r1."""
-    first, last = first_and_last_rewards([RUNS / f"fig6/r1-train-seed{seed}" for seed in SEEDS])
-    first, last = (plus_minus(t_interval(rewards), 3) for rewards in (first, last))
-    print(f"fig6/r1-train, reward: {first} in the first {LAST} steps, {last} in the last")
-
-
-def bases() -> None:
+def bases() -> Iterator[str]:
     """Fig. 7: how often each base works at all."""
     for name in ("general", "domain", "concatenated"):
         rows = read_first_samples(f"fig7/{name}")
-        print(f"{name}, first {LAST} steps: {sum(map(is_working, rows)) / len(rows):.3f} of {len(rows)} work")
+        yield f"{name}, first {LAST} steps: {sum(map(is_working, rows)) / len(rows):.3f} of {len(rows)} work"
+
+
+READINGS = {"fig5": growth, "fig6": templates_and_levels, "fig7": bases, "table1": rechecks_and_lengths}
+
+
+def main(experiments: list[str]) -> None:
+    for name in experiments or READINGS:
+        lines = "\n".join(READINGS[name]())
+        print(f"\n{name}\n{lines}", flush=True)
+        write_between_markers(HERE / "README.md", f"{name}-readings", f"```\n{lines}\n```")
 
 
 if __name__ == "__main__":
-    for reading in (rechecks_and_lengths, rewards, templates_and_levels, bases):
-        reading()
+    main(sys.argv[1:])

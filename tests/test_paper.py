@@ -46,7 +46,9 @@ def calls(root, monkeypatch):
     return made
 
 
-def write_run(folder, algo, rewards, *, num_steps=None, model=True, wrong=lambda step: 20.0):
+def write_run(
+    folder, algo, rewards, *, num_steps=None, model=True, wrong=lambda step: 20.0, cut=lambda step: 0.0
+):
     folder.mkdir(parents=True, exist_ok=True)
     settings = {"algo": algo, "num_steps": num_steps or len(rewards)}
     (folder / "config.json").write_text(json.dumps(settings))
@@ -57,6 +59,7 @@ def write_run(folder, algo, rewards, *, num_steps=None, model=True, wrong=lambda
             "eval/names": [],
             "response_tokens/incorrect": wrong(step),
             "response_tokens/correct": 5.0,
+            "truncated": cut(step),
         }
     lines[-1]["eval/a/accuracy"] = 0.75
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -105,9 +108,20 @@ def test_a_run_that_was_told_to_stop_ends_the_series(root, monkeypatch):
 
 def test_a_script_that_fails_ends_the_series_with_what_it_said(root):
     (root / "fails.py").write_text("print('out'); raise SystemExit('of sorts')")
-    with pytest.raises(SystemExit, match="of sorts\n(.*\n)*paper: fails failed, see .*runs/a.log"):
-        paper.call("fails", Path("runs/a"))
-    assert "out\n" in (root / "runs/a.log").read_text()
+    with pytest.raises(SystemExit, match="of sorts\n(.*\n)*paper: fails failed, see .*/e/a.log"):
+        paper.call("fails", paper.RUNS / "e/a")
+    assert "out\n" in (root / paper.RUNS / "e/a.log").read_text()
+    assert json.loads((root / paper.TIMES).read_text())["seconds"] > 0
+
+
+def test_times_by_experiment_by_hand(root):
+    """A run that was cut off and went on is one run with both of its times."""
+    calls = [("fig5/a", 1, 1800), ("fig5/b", 1, 360), ("fig5/a", 1, 900), ("worlds/qa", 2, 3600)]
+    rows = [dict(folder=f"runs/paper/{name}", cores=n, seconds=s) for name, n, s in calls]
+    (root / paper.RUNS).mkdir(parents=True)
+    (root / paper.TIMES).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = paper.time_table().splitlines()
+    assert lines[2:] == ["| fig5 | 2 | 0.85 |", "| worlds | 1 | 2.00 |"]
 
 
 def test_a_run_that_fails_ends_the_series_after_those_under_way(root, monkeypatch):
@@ -289,6 +303,26 @@ def test_recheck_effect_by_hand():
 )
 def test_a_right_working_is_the_questions_own_and_right_at_each_step(response, right):
     assert readings.is_right_working("1 - 7 + 12?", response) == right
+
+
+def test_readings_of_growth_by_hand(root, monkeypatch):
+    """Two seeds: P(go on) 0.4 and 0.6 before, 0.8 and 1.0 after; 0.1 and 0.3 cut off."""
+    monkeypatch.setattr(readings, "ROOT", root)
+    monkeypatch.setattr(readings, "expected_pushes", lambda *_: {"after_wrong": 0.5, "after_right": -0.25})
+    for algo in ALGOS:
+        for seed in (0, 1):
+            folder = root / paper.RUNS / f"fig5/doubt-{algo}-seed{seed}"
+            write_run(folder, algo, [0.5] * 12, cut=lambda step, s=seed: 0.1 + 0.2 * s if step > 2 else 1)
+            ends = [(0.4, 0.2), (0.9, 0.9), (0.8, 0.1)]
+            rows = [dict(after_wrong=wrong + 0.2 * seed, after_right=right) for wrong, right in ends]
+            (folder / "decisions.json").write_text(json.dumps(rows))
+    doubtful, sure, cut = list(readings.growth())[:3]
+    half = 12.706 * 0.1
+    ends = f"0.50 ± {half:.2f}, then 0.90 ± {half:.2f}; expected push +0.50"
+    assert doubtful == f"GRPO, going on after a doubtful value: {ends}"
+    ends = "0.20 ± 0.00, then 0.10 ± 0.00; expected push -0.25"
+    assert sure == f"GRPO, going on after a sure value: {ends}"
+    assert cut == f"GRPO, last 10 steps: 0.200 ± {half:.3f} of all responses are cut off by the budget"
 
 
 def test_samples_of_the_first_steps(root, monkeypatch):
