@@ -26,7 +26,6 @@ from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 from tqdm import tqdm
 
 from analysis.judge import keywords_in
@@ -216,12 +215,16 @@ Folders = dict[tuple[str, str], list[Path]]  # (world, algorithm) -> a run for e
 
 def recall_numbers(folder: Path) -> list[float]:
     """MEASURES of a run, means over its last steps. Tokens per right answer are those of all responses."""
-    lines = pd.DataFrame(read_run(ROOT / folder)[1]).query("step > 0").select_dtypes("number")
-    first, last = lines.head(LAST).mean(), lines.tail(LAST).mean()
-    wrong = last["response_tokens/incorrect"]
-    growth = wrong / first["response_tokens/incorrect"]
-    per_right = last["response_tokens/mean"] / last["reward/mean"]
-    return [last["reward/mean"], wrong, growth, last["response_tokens/correct"], per_right]
+    steps = [line for line in read_run(ROOT / folder)[1] if line["step"] > 0]
+
+    def mean(some: list[Row], key: str) -> float:  # a step without wrong responses has no length of them
+        return np.mean([line[key] for line in some if line[key] is not None])
+
+    first, last = steps[:LAST], steps[-LAST:]
+    reward, wrong = mean(last, "reward/mean"), mean(last, "response_tokens/incorrect")
+    growth = wrong / mean(first, "response_tokens/incorrect")
+    per_right = mean(last, "response_tokens/mean") / reward
+    return [reward, wrong, growth, mean(last, "response_tokens/correct"), per_right]
 
 
 def decisions_of(folder: Path, world: str, seed: int) -> list[Row]:
