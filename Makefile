@@ -12,6 +12,9 @@ ARGS   ?=
 KIND         := $(if $(filter 1,$(GPU)),gpu,cpu)
 REQUIREMENTS := $(if $(filter 1,$(GPU)),requirements.txt,requirements-cpu.txt)
 INSTALLED    := .venv/installed-$(KIND)
+# For one process accelerate's launcher would pass no signal on, so that a run could not save itself.
+GPUS         := $(if $(filter gpu,$(KIND)),$(shell nvidia-smi -L | wc -l),0)
+LAUNCH       := $(if $(filter 0 1,$(GPUS)),python,accelerate launch)
 PIP          := .venv/bin/python -m pip install --quiet --disable-pip-version-check
 
 # How many seconds the launcher leaves its ranks for an update and a checkpoint, when it is told to stop.
@@ -20,7 +23,7 @@ export TORCH_ELASTIC_SHUTDOWN_TIMEOUT ?= 600
 .PHONY: train test paper smoke soak lint clean
 
 train: $(INSTALLED)
-	.venv/bin/$(if $(filter gpu,$(KIND)),accelerate launch,python) train.py $(ARGS)
+	.venv/bin/$(LAUNCH) train.py $(ARGS)
 
 # Two files of tests at a time; one on a GPU, which holds one engine of theirs.
 test: $(INSTALLED) lint

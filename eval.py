@@ -37,7 +37,7 @@ from analysis.served import Response, Server, ServerError
 from analysis.settings import EvalConfig, Plan, check, prepare, provenance
 from data import Problem, reference_warnings
 from learner import compute_dtype
-from rollout import Sampler
+from rollout import EngineFailed, Sampler
 from run.flags import Flags, one_sentence, try_hub
 from run.ranks import start_accelerator
 from templates import TEMPLATES, apply_template
@@ -251,7 +251,9 @@ def main() -> None:
         if state.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
         plan = try_server(c, plan, folder / "served.jsonl") if c.base_url else plan
-    again = "the same flags"
+    again = f"to go on, start again with the same flags and --output_dir {folder}"
+    if not c.base_url:
+        again = "no response is kept"
     try:
         with VerifierPool(num_workers=CORES) as verifier:
             if c.regrade:
@@ -262,12 +264,12 @@ def main() -> None:
             else:
                 groups = sampled(plan, c.n, local_source(c, plan), verifier)
             write_responses(groups, folder / "responses.jsonl")
-        again = f"--regrade {folder / 'responses.jsonl'}, the judge's flags"
+        again = f"to go on: --regrade {folder / 'responses.jsonl'}, the judge's flags, --output_dir {folder}"
         if state.is_main_process:
             write_report(c, plan, folder)
-    except (ServerError, KeyboardInterrupt) as error:
+    except (ServerError, EngineFailed, KeyboardInterrupt) as error:
         reason = " ".join(str(error).split()) or "interrupted"
-        sys.exit(f"eval.py: {reason}; to go on, start again with {again} and --output_dir {folder}")
+        sys.exit(f"eval.py: {reason}; {again}")
 
 
 if __name__ == "__main__":

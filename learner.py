@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM
 
 from loss import ALGOS, aggregate, clipped_loss, importance_weights, kl_to_reference, linear_logprobs
 from rollout import Batch, Rollout, collate
-from run.base_model import empty_model, logit_scale
+from run.base_model import empty_model, logit_scale, read_config
 from run.batches import cut_minibatches, share_prompts
 from run.ranks import this_rank, world_size
 
@@ -104,7 +104,7 @@ def load_policy(
 
     def read(dtype: torch.dtype | str) -> nn.Module:
         return AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, attn_implementation=attn_implementation, trust_remote_code=False
+            path, config=read_config(path), dtype=dtype, attn_implementation=attn_implementation
         )
 
     if world_size() == 1:
@@ -115,6 +115,7 @@ def load_policy(
     for name, buffer in policy.named_buffers():
         buffer.copy_(buffers[name])
     weights = read("auto").state_dict() if this_rank() == 0 else None
+    dist.barrier()  # while rank 0 reads; the groups of replicas would not wait for as long
     for name, shard in policy.model.state_dict().items():
         whole = (
             weights[name].to(device, torch.float32) if weights else torch.empty(shard.shape, device=device)
@@ -202,7 +203,8 @@ def stop_if_not_finite(
 ) -> None:
     """NotFinite, on all ranks, if the gradient norm or a micro-batch's loss on any rank is not finite.
 
-    To blame are the micro-batches whose loss is not finite; where only the gradient is, all of them.
+    To blame are the micro-batches whose loss is not finite; where only the gradient is, all of them; where
+    the loss was another rank's, none here.
     """
     bad = ~losses.isfinite()  # [micro-batches]
     any_bad = bad.any().float()
@@ -212,7 +214,9 @@ def stop_if_not_finite(
         return
     blamed = bad.nonzero().flatten().tolist() if any_bad else list(range(len(minibatch)))
     raise NotFinite(
-        f"minibatch {number}, micro-batches {blamed}: losses {losses[blamed].tolist()}, norm {grad_norm}",
+        f"minibatch {number}, micro-batches {blamed}: losses {losses[blamed].tolist()}, norm {grad_norm}"
+        if blamed
+        else f"minibatch {number}: a loss of another rank is not finite",
         [rollouts[i] for which in blamed for i in minibatch[which]],
     )
 
@@ -229,8 +233,10 @@ def update(
 ) -> dict[str, float]:
     """One pass over all ranks' rollouts, an optimizer step a minibatch -> metrics, the same on all ranks.
 
-    `rollouts` and `advantages` [N] are this rank's own, and are dealt out anew. `config` holds the flags of
-    train.py, `seed`, the same on all ranks, shuffles, `reference` is for config.beta > 0. NotFinite, on all
+    `rollouts` and `advantages` [N] are this rank's own, and are dealt out anew. Of `config`, train.py's, are
+    read: algo, group_size, minibatch_size, micro_batch_tokens, temperature, clip_eps, clip_eps_high,
+    importance_cap, beta, max_grad_norm, max_response_tokens, mask_truncated, share_prompts and
+    skip_equal_groups. `seed`, the same on all ranks, shuffles; `reference` is for beta > 0. NotFinite, on all
     ranks, where a loss or gradient of any is not finite, before the weights are touched.
     """
     algo, rank, ranks = ALGOS[config.algo], this_rank(), world_size()
@@ -308,7 +314,7 @@ def update(
                 token_loss,
                 mask,
                 divide_by_length=algo.divide_by_length,
-                max_response_tokens=config.max_response_tokens,
+                max_response_tokens=config.max_response_tokens,  # Dr. GRPO's constant; Adam undoes its size
                 num_rollouts=config.minibatch_size // ranks,
             )
             loss.backward()

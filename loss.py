@@ -37,7 +37,7 @@ def group_advantages(rewards, group_size, *, scale_by_std, eps=1e-8):
     if rewards.ndim != 1 or len(rewards) % group_size:
         raise ValueError(f"rewards are {list(rewards.shape)}; need [N], N % group_size {group_size} = 0")
     groups = _float32(rewards).reshape(-1, group_size)
-    groups = groups - groups[:, :1]  # equal rewards become exact zeros, which no rounding can wake
+    groups = groups - groups[:, :1]  # equal rewards: exactly 0, no mean's rounding that eps would enlarge
     advantages = groups - groups.mean(dim=1, keepdim=True)
     # Dr. GRPO, change 1: leave this out. The std favours questions that are nearly always or never solved.
     if scale_by_std:

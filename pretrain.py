@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
-from data import ANSWER_COLUMNS, QUESTION_COLUMNS, find_column, open_source
+from data import ANSWER_COLUMNS, QUESTION_COLUMNS, find_column, open_source, read_question
 from learner import Policy, autocast, load_policy, save_model
 from loss import masked_mean
 from run.base_model import check_model, load_tokenizer, read_config
@@ -109,15 +109,19 @@ def train_next_token(
 
 
 def read_texts(source: str, question_column: str | None, answer_column: str | None) -> list[tuple[str, str]]:
-    """(question, worked answer) pairs. ValueError names the file and the row where one of them is empty."""
+    """(question, worked answer) pairs. ValueError names the file and the row where one of them is no text."""
     table = open_source(source, "train", None)
     question = find_column(table, question_column, QUESTION_COLUMNS, "question_column")
     answer = find_column(table, answer_column, ("solution", *ANSWER_COLUMNS), "answer_column")
     pairs = []
-    for number, row in table.rows:
-        if not row.get(question) or not row.get(answer):
-            raise ValueError(f"{table.origin}, row {number}: {question} or {answer} is empty")
-        pairs.append((f"{row[question]}\n", str(row[answer])))
+    for place, row in table.rows:
+        try:
+            asked = read_question(row.get(question))
+        except ValueError as error:
+            raise ValueError(f"{place}: {question} is {row.get(question)!r:.80} {error}") from None
+        if not isinstance(row.get(answer), str) or not row[answer].strip():
+            raise ValueError(f"{place}: {answer} is {row.get(answer)!r:.80}, and should be a worked answer")
+        pairs.append((f"{asked}\n", row[answer]))
     return pairs
 
 

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from run.ranks import this_rank, world_size
 
+MIN_TEMPERATURE = 0.01  # vLLM samples at this where it is asked for less
+
 
 @dataclass(frozen=True)
 class Rollout:

@@ -10,6 +10,7 @@ textbook PPO has and this has not: a value network (the group's mean is the base
 verifier is not fooled far from the base model, as a learned reward is), several passes over the responses.
 """
 
+import contextlib
 import gc
 import random
 import signal
@@ -175,11 +176,11 @@ def train(
         # Sample G responses to each of this rank's questions with the current weights.
         chosen = questions_of_step(step, c.prompts_per_step, len(problems), c.seed)[rank::world_size]
         attempt = partial(sample, step, [prompts[i] for i in chosen], c.group_size)
-        rollouts, failure = sample_or_stop(attempt, stop, c.tensor_parallel)
+        rollouts, failure, stopped = sample_or_stop(attempt, stop, c.tensor_parallel)
         if failure:
             saver.save(step, {})
             raise EngineFailed(failure)
-        if stop.received:
+        if stopped:
             if not saver.save(step, {}):
                 sys.exit(f"train.py: stopped after step {step}, and it could not be saved")
             log.say(f"stopped after step {step}; go on with: --output_dir {folder} --resume")
@@ -200,8 +201,8 @@ def train(
         try:
             learned = update(policy, optimizer, rollouts, advantages, c, device, seed, reference)
         except NotFinite as error:
-            file = log.keep_rollouts(f"not_finite_step_{step + 1}_rank_{rank}.jsonl", error.rollouts)
-            raise NotFinite(f"step {step + 1}, {error}; responses: {file}", error.rollouts) from None
+            kept = log.keep_rollouts(f"not_finite_step_{step + 1}_rank_{rank}.jsonl", error.rollouts)
+            raise NotFinite(f"step {step + 1}, {error}; responses: {kept}", error.rollouts) from None
         log.lap("update")
 
         # Hand over, with a check. A response of a few tokens could miss the limit by rounding alone.
@@ -216,10 +217,15 @@ def train(
         log.samples(step + 1, [problems[i] for i in chosen], rollouts, rewards.tolist(), tokenizer.decode)
         saver.after(step + 1, evaluated)
 
-    if stop.received in (0, signal.SIGINT):  # whoever takes the machine away does not wait for it
-        save_model(policy, tokenizer, folder / "model", read_config(c.model).dtype)
+    if stop.agreed() in (0, signal.SIGINT):  # whoever takes the machine away does not wait for it
+        try:
+            save_model(policy, tokenizer, folder / "model", read_config(c.model).dtype)
+        except OSError as error:
+            sys.exit(f"train.py: no model is written: {error}; once there is room: --resume")
         log.say(f"the trained model is in {folder / 'model'}")
         log.say(f"see the run: python -m analysis.view {folder}")
+    else:
+        log.say(f"no model is written; to write it: --output_dir {folder} --resume")
     verifier.close()
 
 
@@ -233,9 +239,12 @@ def main() -> None:
         if prepared is None:
             return
         held = open_run(config, accelerator)
-    if config.report_to != "none":
-        accelerator = start_accelerator(log_with=config.report_to, project_dir=config.output_dir)
-        accelerator.init_trackers("r1-zero")
+        if config.report_to != "none":
+            accelerator = start_accelerator(log_with=config.report_to, project_dir=config.output_dir)
+            try:
+                accelerator.init_trackers("r1-zero")
+            except Exception as error:  # each tracker has its own
+                raise ValueError(f"report_to {config.report_to} cannot start: {error}") from None
     try:
         train(config, accelerator, *prepared)
     except NotFinite as error:
@@ -246,7 +255,8 @@ def main() -> None:
         print(f"train.py: the engine failed: {error}; {again}", file=sys.stderr)
         sys.exit(ENGINE_FAILED)
     for tracker in accelerator.trackers:
-        tracker.finish()
+        with contextlib.suppress(Exception):  # each has its own, and the run is whole without it
+            tracker.finish()
     if held:
         held.close()
 

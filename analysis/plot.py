@@ -25,6 +25,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from analysis.records import read_lines, read_object
+
 # Okabe and Ito's colours, which the colour-blind can tell apart; styles, markers and hatches do it in grey.
 LOOKS = [
     {"color": "#0072B2", "linestyle": "-", "marker": "o"},
@@ -73,10 +75,10 @@ Row = dict[str, Any]
 
 def read_run(folder: Path) -> tuple[str, list[Row]]:
     """The algorithm of a run, and its lines of metrics with the mean accuracy over evaluation sets."""
-    algo = json.loads((folder / "config.json").read_text())["algo"]
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    config, _ = read_object(folder / "config.json")
+    lines, _ = read_lines(folder / "metrics.jsonl", {"step": int})
     add_accuracy(lines)
-    return algo, lines
+    return config.get("algo", "unknown"), lines
 
 
 def add_accuracy(lines: list[Row]) -> None:

@@ -183,8 +183,9 @@ def analyse(
     rows, resampled = [], {}
     for group, n in groups:
         key, rates = (group[0]["template"], group[0]["temperature"]), pass_rates(group, n)
-        means = resampled_means(np.stack(list(rates.values()), axis=1), seed)
-        resampled.setdefault(key, []).append(means)
+        before = resampled.setdefault(key, [])  # of other sets, whose questions are drawn independently
+        means = resampled_means(np.stack(list(rates.values()), axis=1), seed + len(before))
+        before.append(means)
         rows.append(
             {"set": group[0]["set"], "template": key[0], "temperature": key[1]}
             | {"questions": len(group) // n, "n": n}

@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 
 from accelerate import PartialState
 
+from analysis.records import read_object
 from analysis.report import by_group, read_records
 from data import Problem, load_problems
+from rollout import MIN_TEMPERATURE
 from run.base_model import check_model, encode, load_tokenizer, read_config
 from run.flags import check_numbers, flag
 from run.memory import check_engine
@@ -96,9 +98,9 @@ def prepare(c: EvalConfig) -> Plan:
         temperatures = list(dict.fromkeys(float(text) for text in c.temperature.split(",")))
     except ValueError:
         temperatures = [-1.0]
-    if not all(0 <= temperature < math.inf for temperature in temperatures):
+    if not all(t == 0 or MIN_TEMPERATURE <= t < math.inf for t in temperatures):
         raise ValueError(
-            f"temperature {c.temperature!r}: numbers of 0 or more are needed, with commas between"
+            f"temperature {c.temperature!r}: 0 or numbers from {MIN_TEMPERATURE} on, with commas, are needed"
         )
     if c.n > 1 and not any(temperatures):
         raise ValueError(f"n {c.n} at temperature 0: several samples need a temperature above 0")
@@ -133,7 +135,7 @@ def provenance(c: EvalConfig, plan: Plan) -> dict[str, Any]:
     """What is needed to make the same report again: settings, versions, prompts, checksums of the sets."""
     if c.regrade:
         beside = Path(c.regrade).with_name("report.json")
-        sampled = json.loads(beside.read_text()) if beside.exists() else {}
+        sampled, _ = read_object(beside)
         return sampled | {"regraded": c.regrade, "versions_of_regrading": versions()}
     sets = {
         name: {

@@ -12,8 +12,15 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 
 def read_config(path: str) -> PretrainedConfig:
-    """The config of a checkpoint folder or Hub id; code that comes with it is never run."""
-    return AutoConfig.from_pretrained(path, trust_remote_code=False)  # left out, transformers asks on stdin
+    """The config of a checkpoint folder or Hub id; code that comes with it is never run.
+
+    Without dropout: with it, old and new log-probs would be of two policies, by which units were dropped.
+    """
+    config = AutoConfig.from_pretrained(path, trust_remote_code=False)  # left out, transformers asks on stdin
+    for name, value in vars(config).items():
+        if name.endswith(("dropout", "pdrop")) and value:
+            setattr(config, name, 0.0)
+    return config
 
 
 def check_model(path: str) -> int:

@@ -6,6 +6,7 @@ and the checksum of every file. Random numbers need no more than that: every dra
 step, rank), see `derived_seed`. Nothing that is read here can run code.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -86,7 +87,8 @@ class Saver:
                 Path(self.c.output_dir), state, self.policy, self.optimizer, self.c.keep_checkpoints
             )
         except OSError as error:
-            self.say(f"! no checkpoint after step {step}, trying again after the next: {error}")
+            again = "" if step == self.c.num_steps else ", trying again after the next"
+            self.say(f"! no checkpoint after step {step}{again}: {error}")
             return False
         self.saved_at = step
         return True
@@ -120,7 +122,8 @@ def save_checkpoint(
             shutil.rmtree(final, ignore_errors=True)
             os.replace(aside, final)
             _flush_folder(checkpoints)
-            _drop_old(checkpoints, keep)
+            with contextlib.suppress(OSError):  # the new one is in place, whatever becomes of the old
+                _drop_old(checkpoints, keep)
 
     try:
         _together(make_room)
@@ -148,9 +151,9 @@ def load_checkpoint(
         damage = [text for of_rank in _together(partial(_damage_of_share, path)) for text in of_rank]
         if not damage:
             break
-        say(f"! {path} is damaged ({'; '.join(damage)}): it is put aside, and the one before is used")
-        if this_rank() == 0:
-            os.replace(path, path.with_suffix(".damaged"))
+        damage = "; ".join(dict.fromkeys(damage))  # what all ranks say, once
+        say(f"! {path} is damaged ({damage}): it is put aside, and the one before is used")
+        _together(partial(_put_aside, path))
     else:
         if steps:
             raise ValueError(f"none of the checkpoints in {folder / 'checkpoints'} can be read")
@@ -218,6 +221,21 @@ def _damage_of_share(folder: Path) -> list[str]:
     ]
 
 
+def _put_aside(path: Path) -> None:
+    if this_rank() == 0:
+        aside = path.with_suffix(".damaged")
+        shutil.rmtree(aside, ignore_errors=True)  # of an earlier time
+        os.replace(path, aside)
+
+
+def _accuracy(path: Path) -> float | None:
+    """The accuracy of a checkpoint; None if it was not evaluated, or does not say."""
+    try:
+        return json.loads((path / "state.json").read_text())["accuracy"]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
 def _steps(checkpoints: Path) -> list[Path]:
     """Whole checkpoints, the newest first."""
     found = [path for path in checkpoints.glob("step_*") if path.name.removeprefix("step_").isdecimal()]
@@ -233,7 +251,7 @@ def _flush_folder(folder: Path) -> None:
 
 def _drop_old(checkpoints: Path, keep: int) -> None:
     steps = _steps(checkpoints)
-    accuracies = {path: json.loads((path / "state.json").read_text())["accuracy"] for path in steps}
+    accuracies = {path: _accuracy(path) for path in steps}
     evaluated = [path for path in steps if accuracies[path] is not None]
     best = max(evaluated, key=accuracies.get, default=None)
     for path in steps[keep:]:
@@ -264,6 +282,7 @@ class _Unpickler(pickle.Unpickler):
     }
 
     def find_class(self, module: str, name: str):
+        module = "pathlib" if module == "pathlib._local" else module  # as Python 3.13 calls it
         if (module, name) == ("builtins", "getattr"):
             return _member
         if name not in self.ALLOWED.get(module, []):

@@ -209,7 +209,7 @@ class RunLog:
         rewards: Sequence[float],
         decode: Callable[[list[int]], str],
     ) -> None:
-        """Lines of samples.jsonl, one response to each of four questions, taken from all ranks alike.
+        """Lines of samples.jsonl: one response to each of some four questions, at least one of each rank.
 
         Trackers that know tables get them too. And a line of groups.jsonl, see `group_record`: the first
         question of rank 0 with its whole group. `decode` is the tokenizer's.
@@ -235,22 +235,28 @@ class RunLog:
         except Exception as error:  # each tracker has its own, and none is worth a run
             self.warn_once("tracker", f"the tracker failed, and training goes on: {error!r}")
 
-    def keep_rollouts(self, name: str, rollouts: Sequence) -> Path:
+    def keep_rollouts(self, name: str, rollouts: Sequence) -> str:
         """Write responses of this rank, whole, to a file of that name in the run's folder -> its path."""
+        if not rollouts:
+            return "none here"
         file = self.folder / name
-        file.write_text("".join(json.dumps(asdict(rollout)) + "\n" for rollout in rollouts))
-        return file
+        try:
+            file.write_text("".join(json.dumps(asdict(rollout)) + "\n" for rollout in rollouts))
+        except OSError as error:
+            return f"not kept, {error}"
+        return str(file)
 
     def _append(self, name: str, text: str) -> None:
         """Add to a file, with what could not be written before; no line is ever half there."""
         self.unwritten[name] += text
         file = self.folder / name
-        size = file.stat().st_size
+        size = file.stat().st_size if file.exists() else 0
         try:
             with open(file, "a") as stream:
                 stream.write(self.unwritten[name])
         except OSError as error:
-            os.truncate(file, size)
+            with contextlib.suppress(OSError):  # the file is gone, with its disk
+                os.truncate(file, size)
             self.warn_once(name, f"{file} cannot be written, and training goes on: {error}")
         else:
             self.unwritten[name] = ""

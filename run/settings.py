@@ -13,6 +13,7 @@ from accelerate.utils import broadcast_object_list
 
 from learner import compute_dtype
 from loss import ALGOS
+from rollout import MIN_TEMPERATURE
 from run.base_model import check_model, empty_model
 from run.flags import Flags, check_numbers, flag
 from run.memory import (
@@ -126,7 +127,7 @@ class Config:
     eval_limit: int | None = flag(None, "first questions of each evaluation set only")
     save_every: int = flag(16, "steps between checkpoints; there is one after the last step too")
     keep_checkpoints: int = flag(2, "newest checkpoints to keep; the most accurate one stays too")
-    seed: int = flag(0, "of questions, sampling, shuffling and the tiny base")
+    seed: int = flag(0, "of the questions' order, sampling, shuffling, and the tiny base where it is made")
     resume: bool = flag(False, "go on with the run in --output_dir from its newest checkpoint")
     allow_config_change: bool = flag(False, "with --resume: let flags change that change the training")
     dry_run: bool = flag(False, "print the settings, the batch arithmetic and the memory needed, and stop")
@@ -238,6 +239,8 @@ def check_batches(c: Config, world_size: int) -> None:
 def check(c: Config, world_size: int) -> None:
     """ValueError for settings that cannot work, before anything loads."""
     check_numbers(c, may_be_zero=["eval_every"])
+    if c.temperature < MIN_TEMPERATURE:
+        raise ValueError(f"temperature {c.temperature} is below {MIN_TEMPERATURE}, the engine's smallest")
     if c.beta > 0 and c.skip_equal_groups:
         raise ValueError(
             f"beta {c.beta} with skip_equal_groups: above 0 groups of equal rewards have a gradient too"

@@ -33,6 +33,10 @@ class StopSignal:
         if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup has it ignored, and means it
             signal.signal(signal.SIGHUP, self)
 
+    def agreed(self) -> int:
+        """The signal that any rank has received by now, 0 if none has; the same on all ranks."""
+        return max(gather_object([self.received]))
+
     def __call__(self, signum, frame):
         if self.received and signum == signal.SIGINT:
             raise KeyboardInterrupt
@@ -46,10 +50,10 @@ class StopSignal:
 
 def sample_or_stop(
     sample: Callable[[], list[Rollout]], stop: StopSignal, tensor_parallel: int
-) -> tuple[list[Rollout], str]:
-    """The responses, and what an engine of any rank died of, or "".
+) -> tuple[list[Rollout], str, bool]:
+    """The responses, what an engine of any rank died of, or "", and whether to stop, the same on all ranks.
 
-    A signal that came to any rank is in `stop.received` of all of them: this step's sampling is given up.
+    A signal that came to any rank stops all of them: this step's sampling is given up.
     """
     rollouts, failure = [], ""
     try:
@@ -66,5 +70,5 @@ def sample_or_stop(
             raise
         failure = str(error)
     failures, signals = zip(*gather_object([(failure, stop.received)]), strict=True)
-    stop.received = max(signals)
-    return rollouts, "" if stop.received else next(filter(None, failures), "")
+    stopped = any(signals)
+    return rollouts, "" if stopped else next(filter(None, failures), ""), stopped

@@ -34,7 +34,7 @@ def prepare(c: Config, accelerator: Accelerator) -> tuple | None:
     problems = load_problems(c.data, data_dir=c.data_dir, **columns)
     options = dict(data_dir=c.data_dir, limit=c.eval_limit)
     eval_sets = {name: load_problems(name, "test", **options) for name in evaluated}
-    for line in reference_warnings(eval_sets | {c.data: problems}):
+    for line in reference_warnings(eval_sets | {f"{c.data} (to train on)": problems}):
         accelerator.print(line)
     describe = dry_run if c.dry_run else plan
     if to_be_made:

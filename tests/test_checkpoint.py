@@ -195,9 +195,34 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(damage, file, m
     assert len(said) == 1 and message in said[0] and "the one before is used" in said[0]
     assert names(tmp_path) == ["step_1", "step_2.damaged"]
     assert same_weights(policy, start(tokenizer)[0])
+    one_step(policy, optimizer, 1)  # and once more: the place aside is taken
+    save(tmp_path, 2, policy, optimizer)
+    damage(tmp_path / "checkpoints" / "step_2" / file)
+    assert load_checkpoint(tmp_path, policy, optimizer, said.append)["step"] == 1
+    assert names(tmp_path) == ["step_1", "step_2.damaged"]
     truncate(tmp_path / "checkpoints" / "step_1" / "__0_0.distcp")
     with pytest.raises(ValueError, match="none of the checkpoints in"):
         load_checkpoint(tmp_path, policy, optimizer, said.append)
+
+
+@pytest.mark.parametrize("damage", [truncate, Path.unlink])
+def test_an_old_checkpoint_that_is_damaged_is_dropped_like_others(damage, tokenizer, tmp_path):
+    policy, optimizer = start(tokenizer)
+    save(tmp_path, 1, policy, optimizer, accuracy=0.9)
+    damage(tmp_path / "checkpoints" / "step_1" / "state.json")
+    for step in (2, 3):
+        save(tmp_path, step, policy, optimizer)
+    assert names(tmp_path) == ["step_2", "step_3"]
+
+
+def test_an_old_checkpoint_that_cannot_be_dropped_stops_no_save(tokenizer, tmp_path, monkeypatch):
+    def drop(*_):
+        raise PermissionError("of another user")
+
+    monkeypatch.setattr(checkpoint, "_drop_old", drop)
+    policy, optimizer = start(tokenizer)
+    save(tmp_path, 1, policy, optimizer)
+    assert names(tmp_path) == ["step_1"]
 
 
 def test_a_full_disk_leaves_the_old_checkpoint(tokenizer, tmp_path):
@@ -316,3 +341,9 @@ def test_a_member_of_an_enum_is_read_as_older_pythons_write_it_and_no_other_attr
         read(Get(_MEM_FORMAT_ENCODING, "__init__"))
     with pytest.raises(pickle.UnpicklingError, match="must not take numel of <class 'torch.Size'>"):
         read(Get(torch.Size, "numel"))
+
+
+def test_paths_are_read_as_python_3_13_calls_them():
+    text = pickle.dumps(Path("/a/b"), protocol=2).replace(b"cpathlib\n", b"cpathlib._local\n")
+    assert b"pathlib._local" in text or sys.version_info >= (3, 13)
+    assert checkpoint._Unpickler(io.BytesIO(text)).load() == Path("/a/b")

@@ -274,7 +274,7 @@ def test_intervals_follow_the_seed(tmp_path, monkeypatch):
 def test_a_judge_that_stops_answering_leaves_a_run_that_goes_on(hostile_file, tmp_path, monkeypatch, capsys):
     with stub_server(lambda body, i: chat("Category: 1") if i < 5 else (401, b"{}")) as stub:
         flags = ["--judge_model", "j", "--judge_url", stub.url, "--concurrency", 1]
-        with pytest.raises(SystemExit, match="to go on, start again with --regrade .*, the judge's flags"):
+        with pytest.raises(SystemExit, match="to go on: --regrade .*, the judge's flags"):
             main(monkeypatch, "--regrade", hostile_file, *flags, "--output_dir", tmp_path / "new")
         made = read(tmp_path / "new")[0]
         assert made["model"] == "m" and not made["results"]
@@ -345,9 +345,10 @@ def test_a_server_that_refuses_token_ids_gets_text(checkpoint, tmp_path, monkeyp
         ),
         (["--template", "four_shot"], "tokens, and the model's context is 256"),
         (["--template", "none,r2"], "template 'r2' is unknown: choose one of"),
-        (["--temperature", "0.5,hot"], "temperature '0.5,hot': numbers of 0 or more"),
-        (["--temperature", "nan"], "temperature 'nan': numbers of 0 or more"),
-        (["--temperature=-0.5"], "temperature '-0.5': numbers of 0 or more"),
+        (["--temperature", "0.5,hot"], "temperature '0.5,hot': 0 or numbers from 0.01 on"),
+        (["--temperature", "0,0.005"], "temperature '0,0.005': 0 or numbers from 0.01 on"),
+        (["--temperature", "nan"], "temperature 'nan': 0 or numbers from 0.01 on"),
+        (["--temperature=-0.5"], "temperature '-0.5': 0 or numbers from 0.01 on"),
         (["--model", ""], "set one of them"),
         (["--regrade", "x.jsonl"], "set one of them"),
         (["--model", "", "--regrade", "./no.jsonl"], "no.jsonl"),

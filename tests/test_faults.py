@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import random
 import signal
 import subprocess
@@ -458,7 +459,22 @@ def test_what_a_model_writes_stays_text(tmp_path):
     (sample,), (group,) = records(tmp_path, "samples.jsonl"), records(tmp_path, "groups.jsonl")
     assert sample["response"] == sample["question"] == hostile
     assert group["responses"][0]["tokens"] == [hostile]
-    assert records(tmp_path, log.keep_rollouts("kept.jsonl", [rollout]).name)[0]["text"] == hostile
+    assert records(tmp_path, Path(log.keep_rollouts("kept.jsonl", [rollout])).name)[0]["text"] == hostile
+
+
+def test_responses_that_cannot_be_kept_end_nothing(tmp_path):
+    log = RunLog(tmp_path, -1, Silent())
+    (tmp_path / "taken").mkdir()
+    assert log.keep_rollouts("taken", [make_rollout([1], [2])]).startswith("not kept, [Errno 21]")
+    assert log.keep_rollouts("empty.jsonl", []) == "none here" and not (tmp_path / "empty.jsonl").exists()
+
+
+def test_a_file_that_was_moved_away_is_begun_again(tmp_path):
+    log = RunLog(tmp_path, -1, Silent())
+    log.write({"step": 0})
+    os.rename(tmp_path / "metrics.jsonl", tmp_path / "moved.jsonl")
+    log.write({"step": 1})
+    assert records(tmp_path) == [{"step": 1}] and records(tmp_path, "moved.jsonl") == [{"step": 0}]
 
 
 # The soak: make soak

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import make_rollout, random_qwen2, settings
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, Starcoder2Config
 
 import learner
 from learner import Policy, load_policy, prepare_policy, update
@@ -322,6 +322,26 @@ def test_a_gradient_that_is_not_finite_blames_the_whole_minibatch(policy):
     with pytest.raises(learner.NotFinite, match=r"minibatch 7, micro-batches \[0, 1\].*norm nan") as stopped:
         learner.stop_if_not_finite(losses, math.nan, [[0, 1], [2, 3]], 7, ROLLOUTS)
     assert stopped.value.rollouts == list(ROLLOUTS)
+
+
+def test_a_rank_without_fault_says_so(policy, monkeypatch):
+    monkeypatch.setattr(learner, "world_size", lambda: 2)
+    monkeypatch.setattr(learner.dist, "all_reduce", lambda any_bad, op: any_bad.fill_(1.0))
+    with pytest.raises(learner.NotFinite, match="minibatch 7: a loss of another rank is not") as stopped:
+        learner.stop_if_not_finite(torch.tensor([1.0, 2.0]), math.nan, [[0, 1], [2, 3]], 7, ROLLOUTS)
+    assert stopped.value.rollouts == []
+
+
+def test_a_checkpoints_dropout_is_left_out(tokenizer, tmp_path):
+    """Starcoder2 drops by its own code, not by modules: two forwards with the same weights are the same."""
+    shape = dict(hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
+    drop = dict(residual_dropout=0.5, embedding_dropout=0.5, attention_dropout=0.5)
+    config = Starcoder2Config(vocab_size=len(tokenizer), num_key_value_heads=2, **shape, **drop)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    policy = learner.load_policy(str(tmp_path), CPU)
+    batch = collate([make_rollout([1, 2, 3], [4, 5])])
+    first, second = (policy(batch.input_ids, batch.labels, batch.response_mask)[0] for _ in range(2))
+    assert policy.training and torch.equal(first, second)
 
 
 def test_saved_model_opens_in_transformers_with_the_same_weights(policy, tokenizer, tmp_path):

@@ -39,6 +39,11 @@ def test_accuracy_of_a_run_is_the_mean_over_its_sets(tmp_path):
     assert algo == "grpo" and lines[0]["accuracy"] == pytest.approx(0.2) and "accuracy" not in lines[1]
 
 
+def test_a_run_that_was_killed_while_it_wrote_is_read(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n{"step": 1}\n{"step": 2, "rew')
+    assert plot.read_run(tmp_path) == ("unknown", [{"step": 0}, {"step": 1}])
+
+
 def test_series_by_hand():
     """The second run is shorter and has no value at step 2; smoothing is within a run."""
     first = [{"step": s, "x": v} for s, v in [(1, 0.0), (2, 6.0), (3, 0.0), (4, 8.0)]]

@@ -118,10 +118,31 @@ def test_continual_pretraining_learns_whole_texts(checkpoint, monkeypatch, tmp_p
     assert tokenizer.decode(told[0], skip_special_tokens=True) == "What is 1 + 1?\nIt is two. #### 2"
 
 
+def test_the_question_of_a_chat_is_its_users(tmp_path):
+    file = tmp_path / "chats.jsonl"
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is 1 + 1?"}]
+    file.write_text(json.dumps({"messages": chat, "solution": "It is two."}))
+    assert pretrain.read_texts(str(file), None, None) == [("What is 1 + 1?\n", "It is two.")]
+
+
 @pytest.mark.parametrize(
     "rows,more,message",
     [
-        ([{"problem": "a", "solution": ""}], [], "texts.jsonl, row 1: problem or solution is empty"),
+        (
+            [{"problem": "a", "solution": ""}],
+            [],
+            "texts.jsonl, row 1: solution is '', and should be a worked",
+        ),
+        (
+            [{"problem": "a", "solution": 42}],
+            [],
+            "texts.jsonl, row 1: solution is 42, and should be a worked",
+        ),
+        (
+            [{"problem": " ", "solution": "b"}],
+            [],
+            "texts.jsonl, row 1: problem is ' ' and should be the text",
+        ),
         ([{"text": "a"}], [], "set --question_column"),
         ([{"problem": "a", "solution": "b"}], ["--model", "./none"], "model './none' is no folder"),
         ([{"problem": "a", "solution": "b"}], [], "fewer than one row of 32"),

@@ -201,6 +201,15 @@ def test_groups_of_records_are_of_one_template_temperature_and_set():
     assert [(len(group), n) for group, n in report.by_group(records)] == [(1, 1), (2, 2), (1, 1)]
 
 
+def test_sets_of_one_size_are_resampled_independently():
+    """Two sets with the same rates: the average's interval is narrower by the square root of 2."""
+    rows = [(i, i % 2 == 0, True, False, 1) for i in range(400)]
+    groups = [(make_records(rows, set=name, template="r1", temperature=0.0), 1) for name in "ab"]
+    ends = [row["intervals"]["pass@1"] for row in analyse(groups, 0)]
+    widths = [high - low for low, high in ends]
+    assert widths[2] == pytest.approx(widths[0] / 2**0.5, rel=0.1)
+
+
 def test_the_error_of_an_average_is_that_of_a_mean_of_independent_sets():
     same = dict(questions=2, template="r1", temperature=0.0, n=1, intervals={})
     rows = [{"set": name, "accuracy_stderr": error} | same for name, error in [("a", 0.3), ("b", 0.4)]]

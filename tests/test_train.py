@@ -234,6 +234,7 @@ def test_a_response_ends_where_the_context_does_and_no_other_budget_shrinks(chec
         ("--minibatch_size 100", "minibatch_size 100 does not divide the 256 responses"),
         ("--num_steps 0", "num_steps is 0, and must be above 0"),
         ("--temperature -1", "temperature is -1.0, and must be above 0"),
+        ("--temperature 0.005", "temperature 0.005 is below 0.01, the engine's smallest"),
         ("--clip_eps_high 0", "clip_eps_high is 0.0, and must be above 0"),
         ("--importance_cap -1", "importance_cap is -1.0, and must be above 0"),
         ("--beta -0.1", "beta is -0.1, and must be 0 or more"),
@@ -387,23 +388,36 @@ def test_sampling_is_given_up_for_a_signal_and_a_dead_engine_is_named(monkeypatc
             raise outcome[0]
         return list(outcome)
 
-    assert sample_or_stop(lambda: sample("a"), stop, 1) == (["a"], "") and not stop.sampling
-    assert sample_or_stop(lambda: sample(EngineFailed("ill")), stop, 1) == ([], "ill") and not stop.sampling
+    assert sample_or_stop(lambda: sample("a"), stop, 1) == (["a"], "", False) and not stop.sampling
+    outcome = sample_or_stop(lambda: sample(EngineFailed("ill")), stop, 1)
+    assert outcome == ([], "ill", False) and not stop.sampling
     assert seen == [True, True]  # a signal that comes then is obeyed at once
     with pytest.raises(EngineFailed):  # the others would wait within the engine
         sample_or_stop(lambda: sample(EngineFailed("ill")), stop, 2)
     assert seen[2:] == [False] and not stop.sampling
-    assert sample_or_stop(lambda: sample(Interrupted()), stop, 1) == ([], "") and stop.received
-    assert sample_or_stop(lambda: pytest.fail("sampled after a signal"), stop, 1) == ([], "")
-    # Of two ranks: the first has the signal, then the other's engine is dead.
+    assert sample_or_stop(lambda: sample(Interrupted()), stop, 1) == ([], "", True)
+    assert sample_or_stop(lambda: pytest.fail("sampled after a signal"), stop, 1) == ([], "", True)
     stop.received = 0
-    monkeypatch.setattr(signals, "gather_object", lambda _: [("", signal.SIGTERM), ("", 0)])
-    assert sample_or_stop(lambda: sample("a"), stop, 1)[1] == "" and stop.received == signal.SIGTERM
-    stop.received = 0
-    monkeypatch.setattr(signals, "gather_object", lambda _: [("", 0), ("ill", 0)])
-    assert sample_or_stop(lambda: sample("a"), stop, 1)[1] == "ill"
-    monkeypatch.setattr(signals, "gather_object", lambda _: [("", signal.SIGTERM), ("ill", 0)])
-    assert sample_or_stop(lambda: sample("a"), stop, 1)[1] == ""
+
+    def of_ranks(*outcomes, during=0):
+        """Stands for the gathering of two ranks' outcomes; this rank may get a signal meanwhile."""
+
+        def gather(_):
+            stop.received = stop.received or during
+            return outcomes
+
+        monkeypatch.setattr(signals, "gather_object", gather)
+
+    of_ranks(("", signal.SIGTERM), ("", 0))
+    assert sample_or_stop(lambda: sample("a"), stop, 1)[1:] == ("", True)
+    of_ranks(("", 0), ("ill", 0))
+    assert sample_or_stop(lambda: sample("a"), stop, 1)[1:] == ("ill", False)
+    of_ranks(("", signal.SIGTERM), ("ill", 0))
+    assert sample_or_stop(lambda: sample("a"), stop, 1)[1:] == ("", True)
+    # All ranks do what was gathered, and what came too late for that is kept for the next step.
+    of_ranks(("", 0), ("", 0), during=signal.SIGTERM)
+    assert sample_or_stop(lambda: sample("a"), stop, 1) == (["a"], "", False)
+    assert stop.received == signal.SIGTERM
 
 
 def test_the_state_of_a_checkpoint_by_hand():
@@ -484,7 +498,7 @@ def loop(tokenizer, tmp_path, monkeypatch):
     random_qwen2(tokenizer, tied=True).to(torch.bfloat16).save_pretrained(tmp_path / "base")
     seen = SimpleNamespace(folder=tmp_path / "run", saved=[], updates=[], tries=[], refuse_save=None)
     seen.folder.mkdir()
-    seen.stop = SimpleNamespace(received=0, sampling=False)
+    seen.stop = SimpleNamespace(received=0, sampling=False, agreed=lambda: seen.stop.received)
     real_update = train.update
 
     def engine(*arguments, **options):
@@ -597,6 +611,12 @@ def test_a_signal_ends_the_run_after_the_step_and_only_ctrl_c_waits_for_the_mode
     seen = loop(stop_in=2, received=received)
     assert seen.saved == [(2, None)] and len(seen.updates) == len(seen.engine.asked) == 2
     assert (seen.folder / "model").exists() == model
+
+
+def test_a_machine_that_is_taken_away_in_the_last_step_leaves_the_model_to_resuming(loop, capsys):
+    seen = loop(stop_in=5, received=signal.SIGTERM)
+    assert seen.saved == [(3, None), (5, 1.0)] and not (seen.folder / "model").exists()
+    assert f"no model is written; to write it: --output_dir {seen.folder} --resume" in capsys.readouterr().out
 
 
 def test_a_resumed_run_repeats_no_step_and_keeps_its_lines(loop, monkeypatch):
