@@ -20,11 +20,12 @@ from tqdm import tqdm
 
 from data import ANSWER_COLUMNS, QUESTION_COLUMNS, find_column, open_source, read_question
 from learner import Policy, autocast, load_policy, save_model
-from loss import masked_mean
 from run.base_model import check_model, load_tokenizer, read_config
 from run.flags import Flags, check_numbers, flag, one_sentence, try_hub
 from run.ranks import start_accelerator
 from run.settings import TINY_BASE
+
+MICRO_BATCH_TOKENS = 16384  # of a rank's forward and backward
 
 
 @dataclass
@@ -74,7 +75,10 @@ def train_next_token(
     seed: int,
     accelerator: Accelerator,
 ) -> float:
-    """AdamW, a short warm-up, a cosine to zero -> mean loss of the last 50 updates, in nats a token."""
+    """AdamW, a short warm-up, a cosine to zero -> mean loss of the last 50 updates, in nats a token.
+
+    Each target of an update weighs the same, on whichever rank and in whichever micro-batch it is.
+    """
     world, rank = accelerator.num_processes, accelerator.process_index
     optimizer = torch.optim.AdamW(policy.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     generator = torch.Generator().manual_seed(seed)
@@ -84,7 +88,7 @@ def train_next_token(
         raise ValueError(
             f"batch_rows {batch_rows} must be a multiple of {world} ranks, and at most the {len(order)} rows"
         )
-    warmup = max(1, updates // 20)
+    warmup, at_once = max(1, updates // 20), max(1, MICRO_BATCH_TOKENS // (ids.shape[1] - 1))
     losses = []
     progress = tqdm(range(updates), desc="pretrain", unit="update", disable=not accelerator.is_main_process)
     for update in progress:
@@ -92,17 +96,23 @@ def train_next_token(
             (update + 1) / warmup if update < warmup else (1 + math.cos(math.pi * update / updates)) / 2
         )
         optimizer.param_groups[0]["lr"] = lr * fraction
-        rows = order[update * batch_rows : (update + 1) * batch_rows][rank::world]
-        batch, target = ids[rows].to(accelerator.device), is_target[rows].to(accelerator.device)
-        # Log-probs of all tokens, though not all are targets: shapes that never change are faster on CPU.
-        with autocast(accelerator.device):
-            logprobs, _ = policy(batch[:, :-1], batch[:, 1:], torch.ones_like(target[:, 1:]))
-        loss = -masked_mean(logprobs, target[:, 1:])
-        loss.backward()
+        rows = order[update * batch_rows : (update + 1) * batch_rows]
+        # The ranks' gradients are averaged, so each divides by a rank's part of all ranks' targets.
+        targets = is_target[rows][:, 1:].sum() / world
+        losses.append(0.0)
+        for micro_batch in rows[rank::world].split(at_once):
+            batch, target = ids[micro_batch].to(accelerator.device), is_target[micro_batch][:, 1:]
+            # Log-probs of all tokens, though not all are targets: shapes that never change are faster on CPU.
+            with autocast(accelerator.device):
+                logprobs, _ = policy(
+                    batch[:, :-1], batch[:, 1:], torch.ones_like(target, device=batch.device)
+                )
+            loss = -logprobs.where(target.to(batch.device), 0.0).sum() / targets
+            loss.backward()
+            losses[-1] += loss.item()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(loss.item())
         if update % 20 == 0:
             progress.set_postfix(loss=f"{losses[-1]:.3f}")
     return sum(losses[-50:]) / len(losses[-50:])

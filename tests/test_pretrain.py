@@ -1,6 +1,7 @@
 import json
 import random
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,9 @@ from miniature.tiny_base import arithmetic_corpus, work
 from pretrain import pack, train_next_token
 
 CHAIN = Chain(3, (("+", 9), ("-", 4)))
+
+
+CPU = torch.device("cpu")
 
 
 def test_work_without_slips_is_right():
@@ -90,6 +94,28 @@ def test_one_update_follows_cross_entropy_over_the_targets(tokenizer, monkeypatc
         accelerator=Accelerator(cpu=True),
     )
     assert loss == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_each_target_weighs_the_same_in_any_micro_batch_and_on_any_rank(tokenizer, monkeypatch):
+    """One gradient: in one go, row by row, and as the mean of two ranks of unlike numbers of targets."""
+    monkeypatch.setattr(learner, "compute_dtype", lambda: torch.float32)
+    ids, is_target = pack(arithmetic_corpus(30, 0), tokenizer, 32, learn_questions=False)
+    ids, is_target, gradients = ids[:4], is_target[:4], []
+    order = torch.randperm(4, generator=torch.Generator().manual_seed(0))
+    assert is_target[order[::2], 1:].sum() != is_target[order[1::2], 1:].sum()
+
+    def keep(parameters, max_norm):
+        gradients.append(torch.cat([p.grad.flatten() for p in parameters]))
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", keep)
+    for world, rank, at_once in [(1, 0, 16384), (1, 0, 32), (2, 0, 16384), (2, 1, 32)]:
+        monkeypatch.setattr(pretrain, "MICRO_BATCH_TOKENS", at_once)
+        ranks = SimpleNamespace(num_processes=world, process_index=rank, device=CPU, is_main_process=False)
+        policy = prepare_policy(random_qwen2(tokenizer, tied=True))
+        train_next_token(policy, ids, is_target, epochs=1, batch_rows=4, lr=1.0, seed=0, accelerator=ranks)
+    whole, by_row, first, second = gradients
+    torch.testing.assert_close(by_row, whole)
+    torch.testing.assert_close((first + second) / 2, whole)
 
 
 def test_training_lowers_the_loss(tokenizer):
