@@ -11,6 +11,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -66,8 +67,12 @@ def share(records: list[Row]) -> str:
 
 def growth() -> Iterator[str]:
     """Fig. 5: the decision at the start and at the end, what is expected of it, and the budget's part."""
+
+    def runs_of(algo: str) -> list[Path]:
+        return sorted((ROOT / RUNS / "fig5").glob(f"doubt-{algo}-seed*/"))
+
     for algo in ALGOS:
-        runs = sorted((ROOT / RUNS / "fig5").glob(f"doubt-{algo}-seed*/"))
+        runs = runs_of(algo)
         decisions = [json.loads((run / "decisions.json").read_text()) for run in runs]
         pushes = expected_pushes(ROOT / RUNS / "worlds/doubt-0/base", "doubt", algo)
         for key, after in {"after_wrong": "doubtful", "after_right": "sure"}.items():
@@ -77,6 +82,11 @@ def growth() -> Iterator[str]:
         last = [[line["truncated"] for line in read_run(run)[1] if line["step"] > 0][-LAST:] for run in runs]
         cut = plus_minus(t_interval([np.mean(shares) for shares in last]), 3)
         yield f"{ALGO_NAMES[algo]}, last {LAST} steps: {cut} of all responses are cut off by the budget"
+    samples = [json.loads(line) for run in runs_of("grpo") for line in (run / "samples.jsonl").open()]
+    last = max(sample["step"] for sample in samples) - LAST
+    cut = [sample for sample in samples if sample["step"] > last and sample["truncated"]]
+    right = sum(f" is {sample['answers'][0]}" in sample["response"] for sample in cut)
+    yield f"GRPO, samples of these steps: {right} of {len(cut)} that are cut off state the right value"
 
 
 def rechecks_and_lengths() -> Iterator[str]:

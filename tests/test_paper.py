@@ -316,7 +316,13 @@ def test_readings_of_growth_by_hand(root, monkeypatch):
             ends = [(0.4, 0.2), (0.9, 0.9), (0.8, 0.1)]
             rows = [dict(after_wrong=wrong + 0.2 * seed, after_right=right) for wrong, right in ends]
             (folder / "decisions.json").write_text(json.dumps(rows))
-    doubtful, sure, cut = list(readings.growth())[:3]
+            samples = [(2, True, 47), (12, False, 47), (12, True, 47), (12, True, 83)]
+            rows = [
+                dict(step=s, truncated=cut, answers=["47"], response=f" a is {v}") for s, cut, v in samples
+            ]
+            (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    doubtful, sure, cut, *_, stated = readings.growth()
+    assert stated == "GRPO, samples of these steps: 2 of 4 that are cut off state the right value"
     half = 12.706 * 0.1
     ends = f"0.50 ± {half:.2f}, then 0.90 ± {half:.2f}; expected push +0.50"
     assert doubtful == f"GRPO, going on after a doubtful value: {ends}"
