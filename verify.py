@@ -109,7 +109,7 @@ INSIDE = r"[(\[{][^()\[\]{}]*[)\]}]"  # brackets that hold no others
 
 def given_for(boxes: list[str], truth: str) -> str:
     """Several boxes together answer a list, such as `2, 3`; for anything else the last one counts."""
-    if len(boxes) == 1 or THOUSANDS.fullmatch(truth.strip(" $")):
+    if len(boxes) == 1 or plain_number(truth.strip(" $")) is not None:
         return boxes[-1]
     outside = re.sub(INSIDE, "", re.sub(INSIDE, "", truth))
     is_list = re.search("[,;]", outside) or re.search(r"\b(?:and|or)\b", truth)
@@ -122,7 +122,7 @@ def given_for(boxes: list[str], truth: str) -> str:
 UNICODE = r"""- −‐‑‒–—―⁃; \times ×; \cdot ·⋅∙•∗; \div ÷; / ⁄∕; : ∶; ' ′’‘; " “”„«»; \dots …; | ∣∥
 \approx ≈≃; = ≡; \le ≤⩽≦; \ge ≥⩾≧; \ne ≠; \infty ∞; \cup ∪; \cap ∩; \in ∈; \setminus ∖; \emptyset ∅⌀
 \land ∧; \lor ∨; \pm ±; \mp ∓; \sqrt √; \sqrt[3] ∛; ^\circ °∘˚º; \angle ∠; \triangle △; \mathbb{R} ℝ
-\mathbb{Z} ℤ; \mathbb{N} ℕ; \mathbb{Q} ℚ; ( ⟨〈; ) ⟩〉; \lfloor ⌊; \rfloor ⌋; \lceil ⌈; \rceil ⌉; $ €£¥₹₩₽
+\mathbb{Z} ℤ; \mathbb{N} ℕ; \mathbb{Q} ℚ; ( ⟨〈; ) ⟩〉; \lfloor ⌊; \rfloor ⌋; \lceil ⌈; \rceil ⌉; \$ €£¥₹₩₽
 \text{cents} ¢; \Delta ∆; , 、; . 。"""
 CHARACTERS = {ord(c): f"{pair[0]} " for pair in map(str.split, re.split("; |\n", UNICODE)) for c in pair[1]}
 GREEK = """alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma
@@ -130,13 +130,13 @@ sigma tau upsilon phi chi psi omega"""
 CHARACTERS |= {ord("α") + i: rf"\{name} " for i, name in enumerate(GREEK.split())}
 CHARACTERS |= {ord("Α") + i: rf"\{name.title()} " for i, name in enumerate(GREEK.split())}
 
-# Commands, without their backslash, to what replaces them.
+# Commands, without their backslash, to what replaces them. A space keeps 8 and 9 apart in 8\\left.9\\right.
 IGNORED = """left right middle big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr boldsymbol bm
 pmb bf it rm sf tt sl em cal mathstrut strut underline ensuremath tiny scriptsize footnotesize small
 normalsize large Large LARGE huge Huge textstyle scriptstyle nolimits nonumber notag smash mathop mathord
-mathrel centering bfseries"""
-COMMANDS = dict.fromkeys([*",;:> \n", *"quad qquad thinspace enspace displaystyle limits hfill".split()], " ")
-COMMANDS |= dict.fromkeys([*"!()[]$", *IGNORED.split()], "") | {"%": "%", "langle": "(", "rangle": ")"}
+mathrel centering bfseries quad qquad thinspace enspace displaystyle limits hfill"""
+COMMANDS = dict.fromkeys([*",;:> \n!()[]", *IGNORED.split()], " ")
+COMMANDS |= {"%": "%", "$": r"\text{dollars}", "langle": "(", "rangle": ")"}
 FONTS = "bf it rm normal sf tt up".split()
 COMMANDS |= {kind + font: r"\text" for kind in ("text", "math") for font in FONTS}
 COMMANDS |= dict.fromkeys(["emph", "mbox", "hbox"], r"\text") | dict.fromkeys(["dbinom", "tbinom"], r"\binom")
@@ -170,15 +170,14 @@ COUNTED = r"([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+(?:\.[0-9]+)?)"
 # (pattern, what replaces it), in this order.
 REWRITES = [
     (r"(?<=[0-9])(?:\\[,;:! ]|,\\!|\{,\}|~|\\thinspace|') *(?=[0-9]{3}(?![0-9]))", ""),  # 1{,}000 is 1000
-    (r"\\(?:left|right)\s*\.", ""),  # an invisible bracket
+    (r"\\(?:left|right)\s*\.", " "),  # an invisible bracket
     # Colours and spaces, fonts, and names that are written as text.
-    (r"\\(?:(?:text)?color(?:box)?|[hv]space|[hv]?phantom|tag|label)\*?\s*\{[^{}]*\}", ""),
-    (r"\\(?:[hm]skip|m?kern)\s*[-0-9.]+\s*[a-z]{2}", ""),
+    (r"\\(?:(?:text)?color(?:box)?|[hv]space|[hv]?phantom|tag|label)\*?\s*\{[^{}]*\}", " "),
+    (r"\\(?:[hm]skip|m?kern)\s*[-0-9.]+\s*[a-z]{2}", " "),
     (r"\{\s*\\(?:rm|bf|it|sf|tt|sl|em)\s+([^{}]*)\}", r"\\text{\1}"),
     (r"\\operatorname\*?\s*\{\s*([A-Za-z]+)\s*\}", r"\\\1 "),
     (r"\\([A-Za-z]+|.)", lambda found: COMMANDS.get(found[1], found[0])),
-    (r"[\s~]+", " "),
-    (r"\$", ""),
+    (r"[\s~$]+", " "),
     # Markdown's **5**, and quotes.
     (rf"{BEFORE} ?(?:{STARS}([^*]+){STARS}|__?([^_]+)__?)(?= |$|[,.;:)}}])", r"\1 \2\3"),
     (r"^ ?(?:\"|``?|')([^\"'`]*)(?:\"|''?|`)[ .]*$", r"\1"),
@@ -290,17 +289,18 @@ def split_units(text: str) -> tuple[str, set[str]]:
             if found.end() < len(text) or not is_noun(words) or not is_count(text[: found.start()]):
                 return found[0]
             names = {words.lower().removesuffix("s")}
-        units.update(names - {"percent^1", "of^1"})
+        units.update(names - {"of^1"})
         return "%" if "percent^1" in names else " "
 
-    return UNIT.sub(drop, text).strip() or text, units
+    number = UNIT.sub(drop, text).strip() or text
+    return number, units | {"percent^1"} if "%" in number else units
 
 
 # ---- Comparison, the cheap part first ----
 
 DECIMAL = r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?"
 NUMBER = re.compile(rf"{DECIMAL}|[+-]?[0-9]+/0*[1-9][0-9]*")
-THOUSANDS = re.compile(r"[+-]?[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])")
+THOUSANDS = re.compile(r"[+-]?[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])[^,]*")  # 1,234\\pi, but not 1,234,5
 MIXED = re.compile(
     r"(?<![0-9.^_])([0-9]+) ?(?:\\frac\{([0-9]+)\}\{([0-9]+)\}|(?<= )([0-9]+)/([0-9]+))(?P<more>\+[0-9]+$)?"
 )
@@ -319,7 +319,7 @@ def choice(text: str) -> tuple[str, str]:
 
 def plain_number(text: str) -> Fraction | None:
     """The value of a text that is one number or fraction, else None."""
-    if THOUSANDS.match(text):
+    if THOUSANDS.fullmatch(text):
         text = text.replace(",", "")
     text = re.sub(r"^([+-]?)\\frac\{([0-9]+)\}\{([0-9]+)\}$", r"\1\2/\3", text)
     text = re.sub(r"\\(?:times|cdot)10\^(\{?)([+-]?[0-9]{1,3})\}?$", r"e\2", text)
@@ -357,7 +357,7 @@ def spellings(text: str) -> list[str]:
         return f"({whole * below + above}/{below})" if 0 < above < below else found[0]
 
     text = MIXED.sub(as_fraction, text)
-    return [text, text.replace(",", "")] if THOUSANDS.match(text) else [text]
+    return [text, text.replace(",", "")] if THOUSANDS.fullmatch(text) else [text]
 
 
 def answers_match(given: str, truth: str) -> bool:
