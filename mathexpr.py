@@ -43,7 +43,7 @@ APPROXIMATE = sp.Rational(1, 100)  # of the two sides of `\approx`
 
 SPELLINGS = r"""* \times \cdot \ast; / : to; ^ **; ~ \approx; | \mid \vert; \setminus \backslash; = == \equiv
 ; < \lt; > \gt; <= \le \leq \leqslant; >= \ge \geq \geqslant; != \ne \neq; mod \bmod \mod; \cup \cupdot
-; and \land \wedge; or \lor \vee \or; \infty infinity; \pi pi; \emptyset \varnothing; frac \frac; sqrt \sqrt
+; and \land \wedge; or \lor \vee \or; \infty infinity oo inf; \pi pi; \emptyset \varnothing; frac \frac; sqrt \sqrt
 ; binom \binom; \dots \ldots \cdots \dotsc \dotsb; log ln \ln; asin arcsin \arcsin; acos arccos \arccos
 ; atan arctan \arctan arctg \arctg; tan tg \tg; cot ctg \ctg; Max max \max; Min min \min; sign sgn \sgn"""
 CANONICAL = {spelling: group.split()[0] for group in SPELLINGS.split(";") for spelling in group.split()}
@@ -94,6 +94,7 @@ NO_VALUE = {"END", "_", *SEPARATORS, *RELATIONS, *PRECEDENCE, *ALL_CLOSING}  # n
 
 # ---- Text to tokens ----
 
+FIGURES = ".0123456789"  # a number starts with one
 NUMBER = r"(?:[0-9]{1,400}(?:\.[0-9]{1,400})?|\.[0-9]{1,400})(?:[eE][+-]?[0-9]{1,3}(?![0-9A-Za-z.]))?"
 SUBSCRIPT = r"_(?:\{(?:[^{}]|\{[^{}]*\})*\}|\\?[A-Za-z]|[0-9]+)"
 TOKEN = re.compile(
@@ -104,6 +105,7 @@ TOKEN = re.compile(
     | (?P<name>
         (?:\\[A-Za-z]+|[A-Za-z]|[0-9]{{1,400}}) (?=[_']) (?:{SUBSCRIPT})? '*    # x_1, f', and 52_8 in base 8
         | [A-Za-z]\([0-9]+\)                                        # f(0) is no product
+        | (?<![^,;])\ ?[A-Z](?:\ ?[A-Z])+(?![^,;])                 # nor is BCA alone, or in a list
         | \\(?:hat|bar|vec|d?dot|tilde|overline|mathbb|mathcal)\{{[^{{}}]*\}}
       )
     | {NUMBER}(?![0-9])
@@ -257,10 +259,10 @@ class Parser:
         return value
 
     def next_operator(self) -> str:
-        """The next token, or "" before a factor: never before a number, so `4 2` is no product."""
-        token = self.tokens[self.at]
+        """The next token, or "" before a factor; `4 2` is no product."""
+        last, token = self.tokens[self.at - 1][0], self.tokens[self.at]
         closes = token in NO_VALUE or (token == "|" and self.in_bars)
-        return token if closes or token[0] in ".0123456789" else ""
+        return token if closes or (last in FIGURES and token[0] in FIGURES) else ""
 
     def operate(self, op: str, a: Any, b: Any) -> Any:
         """a op b; `op` is a sign if a is None."""
@@ -288,7 +290,7 @@ class Parser:
         token, self.at, self.depth = self.tokens[self.at], self.at + 1, self.depth + 1
         if token in NO_VALUE or self.depth > MAX_DEPTH:
             raise ValueError(f"no value starts with {token}, or it is nested too deeply")
-        if token[0] in ".0123456789":
+        if token[0] in FIGURES:
             digits, _, base = token.partition("_")
             value = sp.Rational(Fraction(digits)) if base in ("", "10") else sp.Symbol(token)
         elif token in FUNCTIONS:

@@ -184,6 +184,7 @@ REWRITES = [
     (r"\\text ?(?!\{[^{}\\]*\})", ""),  # around mathematics
     (r"(\.[0-9]+ ?)(?:\.\.\.+|\\[lc]?dots) ?$", r"\1"),  # 3.14... is a decimal
     (r"\.\.\.+", r"\\dots "),
+    (r"(?<=[0-9]) ?(?:[xX]|\\text ?\{ ?[xX] ?\}) ?(?=10 ?\^)", r"\\times "),
     (r"(?<![0-9])([0-9]*)\.([0-9]*)(?:\\(?:overline|bar|dot) ?\{?([0-9]+)\}?|\(([0-9]+)\))", repeating),
     (rf"(?<![0-9.,^_])[1-9][0-9]{{0,2}}(?: [0-9]{{3}})+{ALONE}", lambda found: found[0].replace(" ", "")),
     (rf"(?<![0-9.]){COUNTED} ?(\\text ?\{{)? ?({'|'.join(FACTORS)})s?\b", multiplied),
@@ -224,7 +225,8 @@ def normalize(text: str) -> str:
         text = pattern.sub(to, text)
     text = text.lstrip(" ,;:=").rstrip(" .,;:")
     text = re.sub(r"^\{([^{},]*(?:\\text ?\{[^{}]*\})?)\}$", r"\1", text)
-    text = re.sub(r"^\\text ?\{([^{}]*)\}$", r"\1", text).rstrip(" .,")
+    # `\text{six}` stays a word, as `six` would be a product.
+    text = re.sub(r"^\\text ?\{(?! ?[A-Za-z][a-z]{1,2} ?\})([^{}]*)\}$", r"\1", text).rstrip(" .,")
     # Only a space between words or numbers means something: `1 1/2`, and `2, 345` is no 2,345.
     text = re.sub(r"(?<![0-9A-Za-z,]) | (?![0-9A-Za-z])", "", text)
     for phrase, latex in PHRASES.items():
@@ -311,9 +313,13 @@ OPTION = r"(?i:(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?:? ?)?"
 CHOICE = re.compile(OPTION + r"(?:\(([A-J])\)|([A-J])[).:]?)(?P<rest>(?<=[).:]) ?(?!.*\b[A-J]\b).+)?")
 
 
+def without_text(text: str) -> str:
+    return re.sub(r"\\text ?|[{}]", "", text)
+
+
 def choice(text: str) -> tuple[str, str]:
     """("C", "12") of `(C) 12`."""
-    found = CHOICE.fullmatch(re.sub(r"\\text ?|[{}]", "", text))
+    found = CHOICE.fullmatch(without_text(text))
     return (found[1] or found[2], (found["rest"] or "").strip()) if found else ("", "")
 
 
@@ -332,7 +338,8 @@ def quick_match(given: str, truth: str) -> bool | None:
         return False
     if given == truth:
         return True
-    if given.lower() == truth.lower() and re.fullmatch(r"[A-Za-z ]*[a-z]{2}[A-Za-z ]*", truth):  # words
+    words = without_text(truth)
+    if without_text(given).lower() == words.lower() and re.fullmatch(r"[A-Za-z ]*[a-z]{2}[A-Za-z ]*", words):
         return True
     (letter, rest), (other, other_rest) = choice(given), choice(truth)
     if letter and letter == other:

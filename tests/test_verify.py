@@ -407,6 +407,21 @@ RIGHT = {
         (r"5\text{ dollars}", r"\$5"), (r"\frac{8}{9}\left.\right.", "8/9"), (r"5\text{ cents}", "5"),
         (r"5\%", "5"),
     ],
+    "letters": [
+        ("V=IR", "V=RI"), ("R C", "RC"), ("ab", "ba"), ("2ab", "2ba"), (r"\text{DAC}", "DAC"), ("II", "II"),
+        (r"\text{six}", "six"), ("DAC", r"\text{DAC}"), ("xy", "yx"), ("2AB", "2BA"), ("AB+BC", "BC+AB"),
+        (r"\text{abc}", "abc"), (r"\frac{AB}{2}", r"\frac12 AB"), ("ACB, DAC", "DAC,ACB"),
+    ],
+    "a number after a factor": [
+        ("(n+1)2^n", r"(n+1)\cdot2^n"), ("n2^{n-1}", r"n\cdot 2^{n-1}"), ("2^{10}3^5", r"2^{10}\cdot3^5"),
+        (r"\frac12 3^n", r"\frac{3^n}{2}"), (r"\pi 2^5", r"32\pi"), (r"\sqrt{3}2", r"2\sqrt3"),
+        (r"\frac{100!}{50!50!}", r"\binom{100}{50}"), ("$(n-2) 2^{n}+1$", "$(n-2) 2^{n}+1$"),
+        ("(n-2)2^n+1", "$(n-2) 2^{n}+1$"), (r"(1+2)\frac{x}{2}", r"\frac{3x}{2}"), (r"\sin x 2", r"\sin 2x"),
+    ],
+    "x as a times sign": [
+        ("3 x 10^8", "3e8"), ("1.5x10^8", r"1.5\times10^8"), ("3X10^8", "3e8"), (r"3 \text{ x } 10^8", "3e8"),
+        ("3 x 10^{-8}", "3e-8"), (r"2 x 10^8\text{ m/s}", "2e8"), ("3x", "3x"),
+    ],
 }  # fmt: skip
 WRONG = {
     "names tell which value is which": [
@@ -532,6 +547,19 @@ WRONG = {
         (r"8\hspace{1cm}9", "89"), (r"8\color{red}9", "89"), ("8$9", "89"), (r"8\left.9\right.", "89"),
         (r"8\big9", "89"), (r"8\,9", "89"), (r"\$5", r"5\text{ cents}"), (r"5\%", r"5\text{ dollars}"),
         (r"8\!9", "89"), (r"1\kern 2em 2", "12"), (r"8\phantom{1}9", "89"), (r"8\(9", "89"),
+    ],
+    "letters": [
+        ("DAC", "CAD"), ("BCA", "ABC"), ("IV", "VI"), ("XI", "IX"), ("-1", "II"), ("-1", r"\text{II}"),
+        (r"\text{add}", r"\text{dad}"), (r"\text{xis}", r"\text{six}"), (r"\text{XI}", r"\text{IX}"),
+        ("BA", "AB"), ("IV,II", "VI,II"), ("A, CB", "A, BC"),
+    ],
+    "a number after a factor": [
+        ("4 2", "42"), ("4 2", "8"), ("4 2", "6"), ("x 2 3", "6x"), ("2^3 4", "32"), ("(4)2", "42"),
+        (r"1 2\pi", r"2\pi"), ("x2", "x^2"), ("3! 2", "12"), ("(2)3", "6"), (r"\frac12 3", "1.5"),
+    ],
+    "x as a times sign": [
+        ("12 x 13", "156"), ("3x10", "30"), ("3x^8", "3e8"), ("3 x 10^8", "3e9"), ("x10^8", "10^8"),
+        ("300000000", "3y10^8"),
     ],
 }  # fmt: skip
 JUDGED = [
