@@ -191,6 +191,7 @@ class Parser:
         self.tokens, self.percent, self.signs = tokenize(text), percent, iter(signs)
         self.at = self.depth = 0
         self.in_bars = False  # whether a `|` closes the innermost bracket
+        self.merged = 0  # how many operators joined terms or sets that become one: 3x+2x
         self.finished = self.done = True  # done: the same, of the last relation or expression alone
 
     def accept(self, *tokens: str) -> str:
@@ -223,9 +224,9 @@ class Parser:
         """An expression, or several with signs such as `=` or `<` between them."""
         sides, ops, done = [], [""], []
         while ops[-1] or not sides:
-            start = self.at
+            start, merged = self.at, self.merged
             sides.append(self.name() or self.expression(OVER))
-            done.append(is_worked_out(sides[-1], self.tokens[start : self.at]))
+            done.append(is_worked_out(sides[-1], self.tokens[start : self.at]) and self.merged == merged)
             ops.append(self.accept(*RELATIONS))
         value, self.done = relate(ops[1:-1], sides, done) if len(sides) > 1 else (sides[0], done[0])
         return value
@@ -269,7 +270,9 @@ class Parser:
         if op in (r"\pm", r"\mp"):
             op = "+" if (next(self.signs) > 0) == (op == r"\pm") else "-"
         if op in SET_OPERATIONS or (op == "-" and isinstance(a, Group | sp.Set)):
-            return SET_OPERATIONS.get(op, operator.sub)(as_set(a), as_set(b))
+            a, b = as_set(a), as_set(b)
+            self.merged += op == r"\cap" or (op != r"\cup" and isinstance(a, sp.FiniteSet))
+            return SET_OPERATIONS.get(op, operator.sub)(a, b)
         if a is None and op == "+":
             return b
         if a is None:
@@ -283,7 +286,11 @@ class Parser:
             limit = MAX_BITS if b.is_Integer else MAX_ROOT_BITS
             if size(a) * abs(b.p) > limit * b.q:
                 raise ValueError("power too large")
-        return bounded(ARITHMETIC[op](a, b))
+        value = bounded(ARITHMETIC[op](a, b))
+        if op in ("+", "-") and not value.is_Rational and not isinstance(value, sp.MatrixBase):
+            joined, *terms = (len(sp.Add.make_args(part)) for part in (value, a, b))
+            self.merged += joined < sum(terms)
+        return value
 
     def atom(self) -> Any:
         """A number, name, function with its argument, or something in brackets."""
@@ -360,6 +367,11 @@ def is_worked_out(value: Any, tokens: list[str]) -> bool:
     """Whether a side of a relation is no number to be worked out: a sum, product, power, or sin(pi/4)."""
     if not isinstance(value, sp.Expr) or not value.is_number or len(tokens) == 1:
         return True
+    if value.has(sp.I):  # a+bi and i(2-i) are values, i^3, (1+i)^2 and (1+i)(2-i) are questions
+        complex_sums = sum(part.has(sp.I) for part in value.atoms(sp.Add))
+        power = "i ^" in " ".join(tokens) or any(part.base.has(sp.I) for part in value.atoms(sp.Pow))
+        if power or complex_sums > 1:
+            return False
     if not value.is_Rational:  # roots are values, functions only if they are still there
         return value.has(sp.Function) or FUNCTIONS.keys().isdisjoint(tokens)
     return bool(WORKED_OUT.fullmatch(" ".join(token for token in tokens if token not in ("{", "}"))))

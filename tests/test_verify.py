@@ -422,6 +422,14 @@ RIGHT = {
         ("3 x 10^8", "3e8"), ("1.5x10^8", r"1.5\times10^8"), ("3X10^8", "3e8"), (r"3 \text{ x } 10^8", "3e8"),
         ("3 x 10^{-8}", "3e-8"), (r"2 x 10^8\text{ m/s}", "2e8"), ("3x", "3x"),
     ],
+    "like terms, sets and complex numbers to be worked out": [
+        (r"\sqrt{242}", r"11\sqrt2"), ("32i", "(1+i)^{10}"), ("(1+i)^{10}", "(1+i)^{10}"), ("2i+1", "1+2i"),
+        (r"\frac{1+2i}{5}", r"\frac15+\frac25 i"), (r"\frac{1}{5}(1+2i)", r"\frac15+\frac25 i"), ("-i", "-i"),
+        ("i(2-i)", "1+2i"), ("6i/5", r"\frac{6i}{5}"), (r"\{1\}\cup\{2\}", r"\{1,2\}"),
+        (r"\mathbb{R}\setminus\{1\}", r"(-\infty,1)\cup(1,\infty)"), ("2(x+1)", "2x+2"),
+        ("(x+1)(x-1)", "x^2-1"), ("x+2x^2", "x(1+2x)"), ("x+1/2+y", "y+x+0.5"), (r"\sqrt{3}i", r"i\sqrt3"),
+        ("5x", "3x+2x"), ("n^2+n-1+n", "n^2+n-1+n"),
+    ],
 }  # fmt: skip
 WRONG = {
     "names tell which value is which": [
@@ -560,6 +568,12 @@ WRONG = {
     "x as a times sign": [
         ("12 x 13", "156"), ("3x10", "30"), ("3x^8", "3e8"), ("3 x 10^8", "3e9"), ("x10^8", "10^8"),
         ("300000000", "3y10^8"),
+    ],
+    "like terms, sets and complex numbers to be worked out": [
+        (r"3\sqrt2+\sqrt2", r"4\sqrt2"), (r"[0,2]\cap[1,3]", "[1,2]"), ("(1+i)^{10}", "32i"),
+        ("i^{2023}", "-i"), (r"\frac{-3+4i}{1+2i}", "1+2i"), (r"\{1,2\}\cap\{2,3\}", r"\{2\}"),
+        (r"\{1,2,3\}\setminus\{2\}", r"\{1,3\}"), ("3x+2x", "5x"), ("19x+1-4x-81", "15x-80"),
+        ("(1+2i)(3-i)", "5+5i"), ("i^3", "-i"), ("2i+3i", "5i"), ("(1+2i)+(3-i)", "4+i"),
     ],
 }  # fmt: skip
 JUDGED = [
