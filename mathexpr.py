@@ -19,7 +19,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import product
+from itertools import pairwise, product
 from random import Random
 from typing import Any
 
@@ -27,6 +27,8 @@ import sympy as sp
 
 MAX_TOKENS, MAX_DEPTH = 600, 40  # of a text; depth counts brackets and arguments
 MAX_SIGNS = 4  # of `\pm` signs that are independent of each other
+MAX_UNION = 9  # of intervals
+MAX_CELLS, MAX_MATRIX_POWER = 16, 3  # of a matrix with symbols
 MAX_BITS = 50_000  # of an integer
 MAX_ROOT_BITS = 2_000  # of an integer under a root: sympy looks for its factors
 MAX_EXPONENT_BITS = 40  # of an integer in an exponent
@@ -43,9 +45,10 @@ APPROXIMATE = sp.Rational(1, 100)  # of the two sides of `\approx`
 
 SPELLINGS = r"""* \times \cdot \ast; / : to; ^ **; ~ \approx; | \mid \vert; \setminus \backslash; = == \equiv
 ; < \lt; > \gt; <= \le \leq \leqslant; >= \ge \geq \geqslant; != \ne \neq; mod \bmod \mod; \cup \cupdot
-; and \land \wedge; or \lor \vee \or; \infty infinity oo inf; \pi pi; \emptyset \varnothing; frac \frac; sqrt \sqrt
-; binom \binom; \dots \ldots \cdots \dotsc \dotsb; log ln \ln; asin arcsin \arcsin; acos arccos \arccos
-; atan arctan \arctan arctg \arctg; tan tg \tg; cot ctg \ctg; Max max \max; Min min \min; sign sgn \sgn"""
+; and \land \wedge; or \lor \vee \or; if for when; \\ \cr; \infty infinity oo inf; \pi pi; frac \frac
+; sqrt \sqrt; \emptyset \varnothing; binom \binom; \dots \ldots \cdots \dotsc \dotsb; log ln \ln
+; asin arcsin \arcsin; acos arccos \arccos; atan arctan \arctan arctg \arctg; tan tg \tg; cot ctg \ctg
+; Max max \max; Min min \min; sign sgn \sgn"""
 CANONICAL = {spelling: group.split()[0] for group in SPELLINGS.split(";") for spelling in group.split()}
 
 FUNCTION_NAMES = "sin cos tan cot sec csc sinh cosh tanh exp log asin acos atan acot Max Min sign"
@@ -55,6 +58,7 @@ FUNCTIONS["gcd"] = lambda *numbers: sp.Integer(sp.igcd(*numbers))  # sp.gcd is o
 FUNCTIONS["lcm"] = lambda *numbers: sp.Integer(sp.ilcm(*numbers))
 CONSTANTS = {"e": sp.E, "E": sp.E, r"\pi": sp.pi, "i": sp.I, "I": sp.I, r"\infty": sp.oo}
 CONSTANTS |= {r"\mathbbR": sp.Reals, r"\emptyset": sp.EmptySet}
+BASES = {"two": "2", "three": "3", "eight": "8", "ten": "10", "sixteen": "16"}
 
 ARITHMETIC = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
 ARITHMETIC |= {"": operator.mul, "^": operator.pow, "mod": operator.mod}  # "" is juxtaposition: 2x, x(x+1)
@@ -83,7 +87,7 @@ SOLVED |= {">": lambda end: sp.Interval.open(end, sp.oo), ">=": lambda end: sp.I
 SOLVED |= {"!=": lambda end: sp.Reals - sp.FiniteSet(end)}
 MIRRORED = str.maketrans("<>", "><")
 RELATIONS = {"=", "~", r"\in", *ORDER}
-SEPARATORS = {",", ";", "&", r"\\", "and", "or"}
+SEPARATORS = {",", ";", "&", r"\\", "and", "or", "if"}
 CLOSING = {"(": [")", "]"], "[": [")", "]"], "{": ["}"], r"\{": [r"\}"], "|": ["|"], r"\begin": [r"\end"]}
 CLOSING |= {r"\lfloor": [r"\rfloor"], r"\lceil": [r"\rceil"]}
 UNORDERED = {",", "and", r"\{\}", "FiniteSet", "Union"}  # kinds of values with parts in any order
@@ -117,8 +121,15 @@ TOKEN = re.compile(
     re.VERBOSE,
 )
 LABEL = r"(?:\\[A-Za-z]+|[A-Za-z][A-Za-z ]{2,}|[A-Z]+|[a-z])(?:_[^(),]+)?'*(?:\([A-Za-z0-9,]*\))?"
-POINTS = r"m?(?=.*[A-Z])(?:\\(?:angle|triangle|overline)|frac|[A-Z](?:_\w)?'*|[|/{}])+"
-NAME = re.compile(rf"{LABEL}|\({LABEL}(?:,{LABEL})*\)|{POINTS}")  # x, f(x), (p,q), |AB|: goes left of `=`
+LINES = r"\\(?:angle|triangle|over(?:line|rightarrow))"
+POINTS = rf"(?:m|[A-Za-z][A-Za-z ]+)?(?=.*[A-Z])(?:{LINES}|frac|[A-Z](?:_\w)?'*|[][|/{{}}])+"
+NAME = rf"{LABEL}|\({LABEL}(?:,{LABEL})*\)|{POINTS}"  # x, f(x), (p,q), |AB|: goes left of a relation
+# Goes left of `=`: f(-2), f^{-1}(x), (f\circ g)(2), P(A|B), E[X], |z|, dy/dx, \sin\theta.
+FUNCTION = r"(?:[fghpqA-Z](?:_\w+)?'*(?:\^\{-1\})?|\\mathbbE|\(\w(?:\\circ\w)+\))"
+QUANTITY = rf"{FUNCTION}(?:\((?:[^()]|\([^()]*\))+\)|\[[^][]+\])|\|(?:[zw]|\\vec\w)\||frac\{{d\w?\}}\{{d\w\}}"
+QUANTITY += rf"|(?!log|exp)(?:[a-z]{{3}}\\[a-z]+|{NAME})"
+# y = 2x is f(x) = 2x, and f(x) = 1 is g(n) = 1, but x = 1 is not y = 1, nor f(1) = 3 f(2) = 3.
+UNLIKE = re.compile(r"[xyz] [xyz]|(?!\w\([a-z]\) \w\([a-z]\)$)\S*\(\S* \S*\(\S*")
 MARKS = re.compile(r"m?\\angle|\\overline|[|]")  # that a name may have or not: \angle P is P
 # A number that is worked out, as tokens without braces: 3, -1/2, 2*10^4, 1 \pm 2; graders label \sqrt{4} so.
 DIGITS, SIGNED = r"[0-9.]\S*", r"(?:(?:[-+] )?[0-9]+|\( (?:[-+] )?[0-9]+ \))"
@@ -205,7 +216,9 @@ class Parser:
         rows, joints = [[self.relation()]], set()
         done = self.done
         while joint := self.accept(*SEPARATORS):
-            joints.add(self.accept("and", "or") or joint)  # `1, 2, and 3`
+            while more := self.accept("and", "or", "&", "if", r"\\"):  # `1, 2, and 3`, or `x, & if x > 0, \\`
+                joint = more
+            joints.add(joint)
             if joint == ";":
                 rows.append([])
             rows[-1].append(self.relation())
@@ -233,11 +246,13 @@ class Parser:
 
     def name(self) -> Any:
         """What is left of a relation sign if it names something, as one symbol: f(x) is no product there."""
-        end = self.at
-        while self.tokens[end] != "END" and self.tokens[end] not in RELATIONS:
+        end, depth = self.at, 0
+        while self.tokens[end] != "END" and (depth or self.tokens[end] not in RELATIONS):
+            depth += (self.tokens[end] in ("(", "[")) - (self.tokens[end] in (")", "]"))
             end += 1
         name = "".join(self.tokens[self.at : end])
-        if self.tokens[end] == "END" or name.startswith(r"\begin") or not NAME.fullmatch(name):
+        names = QUANTITY if self.tokens[end] == "=" else NAME
+        if self.tokens[end] == "END" or name.startswith(r"\begin") or not re.fullmatch(names, name):
             return None
         self.at = end
         return sp.Symbol(name)
@@ -256,14 +271,17 @@ class Parser:
                 value = bounded(value) / self.percent
             else:
                 right_floor = POWER if op == "^" else PRECEDENCE[op] + 1  # 2^3^2 is 2^(3^2), 7-3-2 (7-3)-2
+                self.depth += op == "^"
                 value = self.operate(op, value, self.expression(right_floor))
+                self.depth -= op == "^"
         return value
 
     def next_operator(self) -> str:
-        """The next token, or "" before a factor; `4 2` is no product."""
-        last, token = self.tokens[self.at - 1][0], self.tokens[self.at]
+        """The next token, or "" before a factor; `4 2` is no product, nor is 1e1000."""
+        last, token = self.tokens[self.at - 1], self.tokens[self.at]
         closes = token in NO_VALUE or (token == "|" and self.in_bars)
-        return token if closes or (last in FIGURES and token[0] in FIGURES) else ""
+        figures = token[0] in FIGURES and (last[0] in FIGURES or last in ("e", "E"))
+        return token if closes or figures else ""
 
     def operate(self, op: str, a: Any, b: Any) -> Any:
         """a op b; `op` is a sign if a is None."""
@@ -271,6 +289,8 @@ class Parser:
             op = "+" if (next(self.signs) > 0) == (op == r"\pm") else "-"
         if op in SET_OPERATIONS or (op == "-" and isinstance(a, Group | sp.Set)):
             a, b = as_set(a), as_set(b)
+            if isinstance(a, sp.Union) and len(a.args) > MAX_UNION:
+                raise ValueError("too many intervals")
             self.merged += op == r"\cap" or (op != r"\cup" and isinstance(a, sp.FiniteSet))
             return SET_OPERATIONS.get(op, operator.sub)(a, b)
         if a is None and op == "+":
@@ -282,10 +302,13 @@ class Parser:
         if op == r"\choose":
             return choose(a, b)
         a, b = bounded(a), bounded(b, MAX_EXPONENT_BITS if op == "^" else MAX_BITS)
-        if op == "^" and b.is_Rational:  # a^(p/q) has at most size(a) * p / q bits
-            limit = MAX_BITS if b.is_Integer else MAX_ROOT_BITS
-            if size(a) * abs(b.p) > limit * b.q:
+        if op == "^" and b.is_number:  # a^b has about size(a) * b bits
+            limit = MAX_ROOT_BITS if b.is_Rational and not b.is_Integer else MAX_BITS
+            if max(size(a), 1) * abs(b.evalf(5)) > limit:
                 raise ValueError("power too large")
+        if op == "^" and isinstance(a, sp.MatrixBase):
+            if not b.is_Integer or (a.free_symbols and abs(b) > MAX_MATRIX_POWER):
+                raise ValueError("power of a matrix")
         value = bounded(ARITHMETIC[op](a, b))
         if op in ("+", "-") and not value.is_Rational and not isinstance(value, sp.MatrixBase):
             joined, *terms = (len(sp.Add.make_args(part)) for part in (value, a, b))
@@ -299,7 +322,8 @@ class Parser:
             raise ValueError(f"no value starts with {token}, or it is nested too deeply")
         if token[0] in FIGURES:
             digits, _, base = token.partition("_")
-            value = sp.Rational(Fraction(digits)) if base in ("", "10") else sp.Symbol(token)
+            base = BASES.get(base, base)
+            value = sp.Rational(Fraction(digits)) if base in ("", "10") else sp.Symbol(f"{digits}_{base}")
         elif token in FUNCTIONS:
             value = self.function(token)
         elif token == "frac":
@@ -331,6 +355,8 @@ class Parser:
             while not self.next_operator() and self.tokens[self.at] not in FUNCTIONS:  # \sin 2 x \cos y
                 argument = self.operate("*", argument, self.expression(POWER))
         arguments = argument.items if isinstance(argument, Group) else (argument,)
+        if name in ("exp", "sinh", "cosh"):
+            self.operate("^", sp.E, arguments[0])  # is not too large
         value = FUNCTIONS[name](*(bounded(argument) for argument in arguments))
         return self.operate("^", value / sp.log(base), exponent)
 
@@ -350,10 +376,14 @@ class Parser:
         if opening in BARS:
             return BARS[opening](bounded(items[0]))
         if opening == r"\begin":
-            if any(kind_of(item)[0] for item in items):  # equations in `cases`
-                return group
             rows = 1 + self.tokens[start : self.at].count(r"\\")
-            return sp.ImmutableMatrix(rows, len(items) // rows, items)
+            width = len(items) // rows
+            if any(kind_of(item)[0] for item in items):  # equations in `cases`, or values and when they hold
+                pairs = [Group("()", items[i : i + width]) for i in range(0, len(items), width)]
+                return group if 1 in (rows, width) else Group(",", tuple(pairs))
+            if len(items) > MAX_CELLS and any(item.free_symbols for item in items):
+                raise ValueError("matrix too large")
+            return sp.ImmutableMatrix(rows, width, items)
         if len(items) == 1 and opening + close in ("()", "[]", "{}"):
             return items[0]
         return Group(r"\{\}" if opening == "{" else opening + close, items)
@@ -369,7 +399,7 @@ def is_worked_out(value: Any, tokens: list[str]) -> bool:
         return True
     if value.has(sp.I):  # a+bi and i(2-i) are values, i^3, (1+i)^2 and (1+i)(2-i) are questions
         complex_sums = sum(part.has(sp.I) for part in value.atoms(sp.Add))
-        power = "i ^" in " ".join(tokens) or any(part.base.has(sp.I) for part in value.atoms(sp.Pow))
+        power = ("i", "^") in pairwise(tokens) or any(p.base.has(sp.I) for p in value.atoms(sp.Pow))
         if power or complex_sums > 1:
             return False
     if not value.is_Rational:  # roots are values, functions only if they are still there
@@ -392,6 +422,8 @@ def bounded(value: Any, bits: int = MAX_BITS) -> Any:
 def relate(ops: list[str], sides: list[Any], done: list[bool]) -> tuple[Any, bool]:
     """(the value of `sides` with `ops` between them, whether it is finished); done: the same of each side."""
     ops = ["="] if ops == [r"\in"] else ops
+    if set(ops) <= {">", ">="}:  # C > B > A is A < B < C
+        ops, sides = [op.translate(MIRRORED) for op in reversed(ops)], sides[::-1]
     if not set(ops) <= {"=", "~"}:
         return Group(" ".join(ops), tuple(sides)), is_solved(sides, done, ordered=True)
     if not any(kind_of(side)[0] or side.free_symbols for side in sides):  # 2 + 2 = 4, or 2/3 ~ 0.67
@@ -569,9 +601,8 @@ def same_solution(xs: dict[str, Any], ys: dict[str, Any], tolerance: Any) -> boo
 
 
 def same_equations(xs: tuple[Any, ...], ys: tuple[Any, ...], tolerance: Any) -> bool:
-    names = {xs[0], ys[0]}
-    if all(is_name(name) for name in names):  # y = 2x is f(x) = 2x, but x = 1 is not y = 1
-        alike = len(names) == 1 or not {str(name) for name in names} <= {"x", "y", "z"}
+    if is_name(xs[0]) and is_name(ys[0]):
+        alike = xs[0] == ys[0] or not UNLIKE.fullmatch(f"{xs[0]} {ys[0]}")
         return alike and same(xs[1], ys[1], tolerance)
     # a = 0 and b = 0 are the same equation if a is a multiple of b.
     a, b = xs[0] - xs[1], ys[0] - ys[1]
