@@ -130,18 +130,18 @@ sigma tau upsilon phi chi psi omega"""
 CHARACTERS |= {ord("α") + i: rf"\{name} " for i, name in enumerate(GREEK.split())}
 CHARACTERS |= {ord("Α") + i: rf"\{name.title()} " for i, name in enumerate(GREEK.split())}
 
-# Commands, without their backslash, to what replaces them. A space keeps 8 and 9 apart in 8\\left.9\\right.
+# Commands, without their backslash, to what replaces them. A space keeps 8 and 9 apart in 8\left.9\right.
 IGNORED = """left right middle big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr boldsymbol bm
 pmb bf it rm sf tt sl em cal mathstrut strut underline ensuremath tiny scriptsize footnotesize small
 normalsize large Large LARGE huge Huge textstyle scriptstyle nolimits nonumber notag smash mathop mathord
 mathrel centering bfseries quad qquad thinspace enspace displaystyle limits hfill"""
 COMMANDS = dict.fromkeys([*",;:> \n!()[]", *IGNORED.split()], " ")
-COMMANDS |= {"%": "%", "$": r"\text{dollars}", "langle": "(", "rangle": ")"}
+COMMANDS |= {"%": "%", "$": r"\text{dollars}", "degree": r"^\circ ", "colon": ":"}
 FONTS = "bf it rm normal sf tt up".split()
 COMMANDS |= {kind + font: r"\text" for kind in ("text", "math") for font in FONTS}
 COMMANDS |= dict.fromkeys(["emph", "mbox", "hbox"], r"\text") | dict.fromkeys(["dbinom", "tbinom"], r"\binom")
 COMMANDS |= dict.fromkeys(["dfrac", "tfrac", "cfrac", "nicefrac", "sfrac"], r"\frac")
-COMMANDS |= {"lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]"}
+COMMANDS |= {"lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]", "langle": "(", "rangle": ")"}
 COMMANDS |= dict.fromkeys(["lvert", "rvert", "lVert", "rVert", "Vert", "|"], "|")
 
 # Words for a factor of the number before them, and for a whole answer.
@@ -153,8 +153,8 @@ PHRASES = {
 
 
 def repeating(found: re.Match[str]) -> str:
-    """0.1\\overline{6} and 0.1(6) as a fraction."""
-    once, again = (found[1] or "0") + found[2], found[3] or found[4]
+    """0.1\\overline{6}, 0.1(6) and 0.1666... as a fraction."""
+    once, again = (found[1] or "0") + found[2], found[found.lastindex]
     return rf"\frac{{{int(once + again) - int(once)}}}{{{'9' * len(again)}{'0' * len(found[2])}}}"
 
 
@@ -170,6 +170,8 @@ COUNTED = r"([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+(?:\.[0-9]+)?)"
 # (pattern, what replaces it), in this order.
 REWRITES = [
     (r"(?<=[0-9])(?:\\[,;:! ]|,\\!|\{,\}|~|\\thinspace|') *(?=[0-9]{3}(?![0-9]))", ""),  # 1{,}000 is 1000
+    (r"\\left\s*\\\{\s*(\\begin.*\\end\{\w+\})\s*\\right\s*\.", r"\1"),
+    (r"(?:\\\\\s*(?:\[[-.0-9]+ ?[a-z]{2}\])?\s*)+", r"\\\\ "),  # one end of a row
     (r"\\(?:left|right)\s*\.", " "),  # an invisible bracket
     # Colours and spaces, fonts, and names that are written as text.
     (r"\\(?:(?:text)?color(?:box)?|[hv]space|[hv]?phantom|tag|label)\*?\s*\{[^{}]*\}", " "),
@@ -178,12 +180,20 @@ REWRITES = [
     (r"\\operatorname\*?\s*\{\s*([A-Za-z]+)\s*\}", r"\\\1 "),
     (r"\\([A-Za-z]+|.)", lambda found: COMMANDS.get(found[1], found[0])),
     (r"[\s~$]+", " "),
+    (r"^ ?(?:Rs|USD?)\b[. ]*(?=(?:\\text\{dollars\} ?)?[0-9])", ""),
     # Markdown's **5**, and quotes.
     (rf"{BEFORE} ?(?:{STARS}([^*]+){STARS}|__?([^_]+)__?)(?= |$|[,.;:)}}])", r"\1 \2\3"),
+    (r"(?i)^( ?\\text ?\{)? ?(?:the )?(?:final |correct )?answer\b(?: is\b)?:? ?", r"\1"),
     (r"^ ?(?:\"|``?|')([^\"'`]*)(?:\"|''?|`)[ .]*$", r"\1"),
-    (r"\\text ?(?!\{[^{}\\]*\})", ""),  # around mathematics
+    (r"\^ ?\{(-?[0-9])\}(?= ?\})", r"^\1"),  # braces round an exponent in \text{m s^{-1}}
+    (r"\\text ?(?!\{(?:[^{}\\]|\\cdot)*\})", ""),  # around mathematics
+    (r"\\frac ?\{ ?\\text ?\{([^{}]*)\} ?\} ?\{ ?\\text ?\{([^{}]*)\} ?\}", r"\\text{\1/\2}"),
+    (r"(?<![0-9])([0-9]*)\.([0-9]{0,9}?)([0-9]{1,9}?)\3{2,} ?(?:\.\.\.+|\\[lc]?dots)", repeating),
     (r"(\.[0-9]+ ?)(?:\.\.\.+|\\[lc]?dots) ?$", r"\1"),  # 3.14... is a decimal
     (r"\.\.\.+", r"\\dots "),
+    (r"(?<![A-Za-z])\(([0-9]+)\) ?_", r"\1_"),  # (52)_8
+    (r"(?i)(?<=:\d\d) ?(\\text ?\{ ?)?([ap])\.? ?m\b\.?(?(1)\})", lambda found: f" {found[2]}M".upper()),
+    (r"(?<=[0-9])\^ ?(?:o(?![a-z])|\{ ?(?:o|\\text ?\{ ?o ?\}) ?\})", r"^\\circ "),
     (r"(?<=[0-9]) ?(?:[xX]|\\text ?\{ ?[xX] ?\}) ?(?=10 ?\^)", r"\\times "),
     (r"(?<![0-9])([0-9]*)\.([0-9]*)(?:\\(?:overline|bar|dot) ?\{?([0-9]+)\}?|\(([0-9]+)\))", repeating),
     (rf"(?<![0-9.,^_])[1-9][0-9]{{0,2}}(?: [0-9]{{3}})+{ALONE}", lambda found: found[0].replace(" ", "")),
@@ -191,8 +201,9 @@ REWRITES = [
     (r"\\text ?\{ ?\}", " "),
     (r"& ?(?=[=<>])", ""),  # in `aligned`
     (r"^ ?\\approx", ""),
-    (r"^([^:,;()]+):([^:,;()]+):([^:,;()]+)$", r"(\1:\2,\2:\3)"),  # 1:2:3 as two ratios
+    (r"^([^:,;()=]+):([^:,;()=]+):([^:,;()=]+)$", r"(\1:\2,\2:\3)"),  # 1:2:3 as two ratios
     (r"\\mathbb ([A-Z])", r"\\mathbb{\1}"),
+    (r"(\\\{ ?[A-Za-z](?: ?\\in ?\\mathbb\{[A-Z]\})?) ?:", r"\1|"),  # {x : x > 0}
     (r"(?<![A-Za-z\\])C ?\( ?([0-9a-z]+) ?, ?([0-9a-z]+) ?\)", r"\\binom{\1}{\2}"),
     (r"\\(frac|binom) ?([0-9])", r"\\\1{\2}"),  # \frac12 is \frac{1}{2}, in two steps
     (r"(\\(?:frac|binom) ?\{[^{}]*\}) ?([0-9])", r"\1{\2}"),
@@ -225,8 +236,8 @@ def normalize(text: str) -> str:
         text = pattern.sub(to, text)
     text = text.lstrip(" ,;:=").rstrip(" .,;:")
     text = re.sub(r"^\{([^{},]*(?:\\text ?\{[^{}]*\})?)\}$", r"\1", text)
-    # `\text{six}` stays a word, as `six` would be a product.
-    text = re.sub(r"^\\text ?\{(?! ?[A-Za-z][a-z]{1,2} ?\})([^{}]*)\}$", r"\1", text).rstrip(" .,")
+    # All but `\text{six}`, as `six` is a product.
+    text = re.sub(r"^\\text ?\{(?![A-Za-z][a-z]{2}\})([^{}]*)\}$", r"\1", text).rstrip(" .,")
     # Only a space between words or numbers means something: `1 1/2`, and `2, 345` is no 2,345.
     text = re.sub(r"(?<![0-9A-Za-z,]) | (?![0-9A-Za-z])", "", text)
     for phrase, latex in PHRASES.items():
@@ -245,13 +256,14 @@ UNIT_NAMES = {name: group.split()[0] for group in UNITS.split(";") for name in g
 POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3, "": 1}
 UNIT = re.compile(
     r"""
-      \^\{?\\circ\}? (?: \\text\{[CF]\} | [CF](?![A-Za-z]) )?   # a degree sign, perhaps with Celsius
-    | (?:\^\{\\text\{(?:th|st|nd|rd)\}\} | (?<=[0-9])(?:th|st|nd|rd)(?![A-Za-z]))    # 12^{\text{th}}, 12th
+      (?P<a>\{)?\^(?P<b>\{)?\\circ\ ?(?(b)\})(?(a)\}) (?:\ ?(?:\\text\{[CF]\}|[CF](?![A-Za-z])))?  # 5^\circ C
+    | (?<=[0-9]) (?: \^\{(?P<c>\\text\{)?(?:th|st|nd|rd)(?(c)\})\} | (?:th|st|nd|rd)(?![A-Za-z]) )  # 12^{th}
     | (?:\\pmod | \((?:\\?b?mod|\\text\{mod\})) \ ?\{?(?P<modulus>[0-9]+)\}?\)? $
     | (?:/|\\cdot\ ?)? \\text\ ?\{[^{}]*\}                      # \text{cm}, /\text{s}
       (?:\^\{?-?[0-9]\}?)?                                      # ^2, ^{-3}
-    | (?<=[0-9})])\ ? (?:[A-Za-z]{3,}|[ckm]m|kg|ft)(?:\ [A-Za-z]{2,})*    # bare, after a number: 10 cm
-      (?:\^\{?-?[0-9]\}?)? (?![A-Za-z(^_])
+    | (?:(?<=[0-9})])|(?<=\\pi))\ ?    # bare, after a number: 10 cm, 15 m/s
+      (?:[A-Za-z]{3,}|[ckm]m|kg|ft|sq|(?<=\ )[A-Za-z](?=/))(?:\ [A-Za-z]{2,})* (?:\^\{?-?[0-9]\}?)?
+      (?:/[A-Za-z]+(?:\^\{?-?[0-9]\}?)?)? (?![A-Za-z(^_])
     """,
     re.VERBOSE,
 )
@@ -271,7 +283,7 @@ def is_noun(words: str) -> bool:
 
 
 def is_count(text: str) -> bool:
-    number = text.rpartition("=")[2]
+    number = text.rpartition("=")[2].removeprefix(r"\text{dollars}")
     return plain_number(number) is not None or bool(COUNT.fullmatch(number))
 
 
@@ -302,24 +314,20 @@ def split_units(text: str) -> tuple[str, set[str]]:
 
 DECIMAL = r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?"
 NUMBER = re.compile(rf"{DECIMAL}|[+-]?[0-9]+/0*[1-9][0-9]*")
-THOUSANDS = re.compile(r"[+-]?[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])[^,]*")  # 1,234\\pi, but not 1,234,5
+THOUSANDS = re.compile(r"[+-]?[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])[^,]*")  # 1,234\pi, but not 1,234,5
 MIXED = re.compile(
     r"(?<![0-9.^_])([0-9]+) ?(?:\\frac\{([0-9]+)\}\{([0-9]+)\}|(?<= )([0-9]+)/([0-9]+))(?P<more>\+[0-9]+$)?"
 )
 # A number of something, perhaps still to be worked out.
-COUNT = re.compile(r"(?:[-+0-9 ./{}()^]|\\(?:frac|sqrt|pi|times|cdot)(?![a-z]))+")
+COUNT = re.compile(r"(?:[-+0-9 ./{}()^%]|\\(?:frac|sqrt|pi|times|cdot)(?![a-z]))+")
 # A choice: (C), C), Option C, and (C) 12, but not `A, C`.
-OPTION = r"(?i:(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?:? ?)?"
+OPTION = r"(?i:(?:the )?(?:correct )?(?:option|choice)(?: is)?:? ?)?"
 CHOICE = re.compile(OPTION + r"(?:\(([A-J])\)|([A-J])[).:]?)(?P<rest>(?<=[).:]) ?(?!.*\b[A-J]\b).+)?")
-
-
-def without_text(text: str) -> str:
-    return re.sub(r"\\text ?|[{}]", "", text)
 
 
 def choice(text: str) -> tuple[str, str]:
     """("C", "12") of `(C) 12`."""
-    found = CHOICE.fullmatch(without_text(text))
+    found = CHOICE.fullmatch(text)
     return (found[1] or found[2], (found["rest"] or "").strip()) if found else ("", "")
 
 
@@ -338,14 +346,16 @@ def quick_match(given: str, truth: str) -> bool | None:
         return False
     if given == truth:
         return True
-    words = without_text(truth)
-    if without_text(given).lower() == words.lower() and re.fullmatch(r"[A-Za-z ]*[a-z]{2}[A-Za-z ]*", words):
+    words, right_words = (re.sub(r"\\text ?|[{}]", "", text) for text in (given, truth))
+    if words.lower() == right_words.lower() and re.fullmatch(r"[A-Za-z ]*[a-z]{2}[A-Za-z ]*", right_words):
         return True
-    (letter, rest), (other, other_rest) = choice(given), choice(truth)
+    (letter, rest), (other, other_rest) = choice(words), choice(right_words)
     if letter and letter == other:
         return rest == other_rest or not (rest and other_rest)
     (given, given_units), (truth, truth_units) = split_units(given), split_units(truth)
-    if given_units and truth_units and given_units != truth_units:
+    both = given_units & truth_units
+    more = both in (given_units, truth_units) and both & {"dollar^1", "percent^1"}  # a 5% increase is 5%
+    if given_units and truth_units and given_units != truth_units and not more:
         return False
     a, b = plain_number(given), plain_number(truth)
     if a is None or b is None:
@@ -371,6 +381,8 @@ def answers_match(given: str, truth: str) -> bool:
     """Whether two answers mean the same. Never raises, but may take long: see VerifierPool."""
     try:
         given, truth = normalize(given), normalize(truth)
+        if is_count(split_units(truth)[0]):  # elsewhere `5 m` may be a product
+            given = re.sub(r"(?<=[0-9})]) ([A-Za-z])(\^\{?[0-9]\}?)?$", r"\\text{\1}\2", given)
         quick = quick_match(given, truth)
         if quick is not None:
             return quick

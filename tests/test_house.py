@@ -50,7 +50,7 @@ print(loss.group_advantages(torch.tensor([1.0, 0.0]), 2, scale_by_std=False).tol
 VERIFIER = r"""
 from verify import VerifierPool
 with VerifierPool(1) as pool:
-    print([verdict.correct for verdict in pool.verify_all([r"\boxed{2x+x}"], [("3x",)], "boxed")])
+    print([verdict.correct for verdict in pool.verify_all([r"\boxed{x+1}"], [("1+x",)], "boxed")])
 """
 
 
