@@ -251,9 +251,9 @@ def main() -> None:
         if state.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
         plan = try_server(c, plan, folder / "served.jsonl") if c.base_url else plan
-    again = f"to go on, start again with the same flags and --output_dir {folder}"
-    if not c.base_url:
-        again = "no response is kept"
+    again = "nothing is kept, start again"
+    if c.base_url:
+        again = f"to go on, start again with the same flags and --output_dir {folder}"
     try:
         with VerifierPool(num_workers=CORES) as verifier:
             if c.regrade:

@@ -103,9 +103,8 @@ def load_policy(
     """
 
     def read(dtype: torch.dtype | str) -> nn.Module:
-        return AutoModelForCausalLM.from_pretrained(
-            path, config=read_config(path), dtype=dtype, attn_implementation=attn_implementation
-        )
+        options = dict(attn_implementation=attn_implementation, trust_remote_code=False)
+        return AutoModelForCausalLM.from_pretrained(path, config=read_config(path), dtype=dtype, **options)
 
     if world_size() == 1:
         return prepare_policy(read(torch.float32).to(device), gradient_checkpointing)

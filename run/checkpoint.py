@@ -151,8 +151,8 @@ def load_checkpoint(
         damage = [text for of_rank in _together(partial(_damage_of_share, path)) for text in of_rank]
         if not damage:
             break
-        damage = "; ".join(dict.fromkeys(damage))  # what all ranks say, once
-        say(f"! {path} is damaged ({damage}): it is put aside, and the one before is used")
+        told = "; ".join(dict.fromkeys(damage))  # what all ranks say, once
+        say(f"! {path} is damaged ({told}): it is put aside, and the one before is used")
         _together(partial(_put_aside, path))
     else:
         if steps:
