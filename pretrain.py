@@ -101,13 +101,12 @@ def train_next_token(
         targets = is_target[rows][:, 1:].sum() / world
         losses.append(0.0)
         for micro_batch in rows[rank::world].split(at_once):
-            batch, target = ids[micro_batch].to(accelerator.device), is_target[micro_batch][:, 1:]
+            batch = ids[micro_batch].to(accelerator.device)
+            target = is_target[micro_batch][:, 1:].to(accelerator.device)
             # Log-probs of all tokens, though not all are targets: shapes that never change are faster on CPU.
             with autocast(accelerator.device):
-                logprobs, _ = policy(
-                    batch[:, :-1], batch[:, 1:], torch.ones_like(target, device=batch.device)
-                )
-            loss = -logprobs.where(target.to(batch.device), 0.0).sum() / targets
+                logprobs, _ = policy(batch[:, :-1], batch[:, 1:], torch.ones_like(target))
+            loss = -logprobs.where(target, 0.0).sum() / targets
             loss.backward()
             losses[-1] += loss.item()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
