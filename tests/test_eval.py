@@ -128,6 +128,22 @@ def read(folder):
     return report, [json.loads(line) for line in (folder / "responses.jsonl").read_text().split("\n")[:-1]]
 
 
+def test_an_interruption_keeps_the_temperatures_and_templates_that_were_done(checkpoint, tmp_path, monkeypatch):
+    def sample(prompts, n, temperature, max_response_tokens, stop, **settings):
+        if temperature:
+            raise KeyboardInterrupt
+        return [make_rollout(ids, [1]) for ids in prompts]
+
+    monkeypatch.setattr(script, "Sampler", lambda *args, **settings: SimpleNamespace(sample=sample))
+    flags = ["--data", "arithmetic", "--temperature", "0,1", "--limit", 3, "--output_dir", tmp_path / "one"]
+    kept = tmp_path / "one" / "responses.partial"
+    with pytest.raises(SystemExit, match=f"interrupted; --regrade {kept} takes what was done"):
+        main(monkeypatch, "--model", checkpoint, *flags)
+    main(monkeypatch, "--regrade", kept, "--output_dir", tmp_path / "two")
+    (row,) = read(tmp_path / "two")[0]["results"]
+    assert row["temperature"] == 0 and len(read(tmp_path / "two")[1]) == 3
+
+
 def test_a_long_prompt_takes_nothing_from_the_budget_of_others(checkpoint, tmp_path, capsys):
     """The context is 256 tokens; the second question takes 200 of them, so only its response is cut."""
     rows = [{"question": "1+1", "answer": "2"}, {"question": "1+" * 100, "answer": "100"}]
