@@ -5,20 +5,23 @@ A source is the first of these that fits:
 - one of the paper's own sets by its name (`PAPER_SETS`): from `data_dir`, or fetched once from the authors;
 - a local file with one of ENDINGS, or a folder that the `datasets` library saved;
 - a folder of such files (a clone of a Hub dataset), or a pattern for their names ('x/*.parquet');
-- `owner/name` or `owner/name:config` on the Hugging Face Hub.
+- `owner/name`, `owner/name:config` or `owner/name:config:split` on the Hugging Face Hub.
 
 A source that holds one table gives it for every split; files in a folder belong to the split that their
-names state, or else to train. Whatever is wrong with a source is a ValueError or an OSError whose one
-sentence names the file, the row and the columns found.
+names state, or else to train. Where there is no test split, validation is taken. Whatever is wrong with a
+source is a ValueError or an OSError whose one sentence names the file, the row and the columns found.
 """
 
 import ast
 import contextlib
 import glob
+import hashlib
+import json
 import os
 import re
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from functools import partial
 from http.client import HTTPException
 from itertools import islice
 from pathlib import Path
@@ -68,12 +71,14 @@ def load_problems(
     question_column: str | None = None,
     answer_column: str | None = None,
     level_column: str | None = None,
+    or_usual: bool = False,
     limit: int | None = None,
     seed: int = 0,
 ) -> list[Problem]:
     """The problems of a source (see the top of this file) in its order, at most `limit` of them.
 
     `data_dir` holds the paper's sets: a clone of the authors' repository, or its datasets/ folder.
+    A chosen column must be there, unless `or_usual`: then a set without it is read by the usual names.
     `seed` draws the arithmetic questions and nothing else.
     """
     if limit is not None and limit < 1:
@@ -86,9 +91,10 @@ def load_problems(
     problems = []
     for place, row in islice(table.rows, limit):
         if not problems:  # an empty set has no columns to look for
-            question = find_column(table, question_column, QUESTION_COLUMNS, "question_column")
-            answer = find_column(table, answer_column, ANSWER_COLUMNS, "answer_column")
-            level = find_column(table, level_column, LEVEL_COLUMNS, "level_column", optional=True)
+            find = partial(find_column, table, or_usual=or_usual)
+            question = find(question_column, QUESTION_COLUMNS, "question_column")
+            answer = find(answer_column, ANSWER_COLUMNS, "answer_column")
+            level = find(level_column, LEVEL_COLUMNS, "level_column", optional=True)
         try:
             problems.append(read_problem(row, question, answer, level))
         except ValueError as error:
@@ -98,17 +104,26 @@ def load_problems(
     return problems
 
 
+def checksum(problems: list[Problem]) -> str:
+    """The same for the same problems in the same order."""
+    return hashlib.sha256(json.dumps([astuple(problem) for problem in problems]).encode()).hexdigest()
+
+
 # ---- A row to a problem ----
 
 
 def find_column(
-    table: Table, chosen: str | None, usual: tuple[str, ...], flag: str, *, optional: bool = False
+    table: Table, chosen: str | None, usual: tuple[str, ...], flag: str, *, or_usual=False, optional=False
 ) -> str | None:
-    """The chosen column, else the first of the usual ones, else (if optional and none was chosen) None."""
-    wanted = (chosen,) if chosen else usual
-    found = next((name for name in wanted if name in table.columns), None)
+    """The chosen column, else the first of the usual ones, else (if optional and none was chosen) None.
+
+    In capitals or not ("Problem"), where no column is called exactly so.
+    """
+    wanted = (chosen, *(usual if or_usual else ())) if chosen else usual
+    names = {name.lower(): name for name in reversed(table.columns)} | {name: name for name in table.columns}
+    found = next((names[name] for name in wanted if name in names), None)
     if found is None and (chosen or not optional):
-        columns = ", ".join(table.columns)
+        columns = ", ".join(table.columns[:30]) + ", ..." * (len(table.columns) > 30)
         raise ValueError(f"{table.origin} has no column {' or '.join(wanted)}, only {columns}: set --{flag}")
     return found
 
@@ -130,7 +145,8 @@ def read_problem(row: dict[str, Any], question: str, answer: str, level: str | N
 def read_question(cell: Any) -> str:
     """The text of a question. Of a chat it is the last message of the user.
 
-    Messages are {"role": "user", "content": "..."} or {"from": "human", "value": "..."}.
+    Messages are {"role": "user", "content": "..."} or {"from": "human", "value": "..."}; the content may be
+    a list of {"type": "text", "text": "..."}.
     """
     if isinstance(cell, str) and re.match(r"\s*\[\s*\{\s*['\"]", cell):
         cell = read_printed(cell)
@@ -138,8 +154,13 @@ def read_question(cell: Any) -> str:
     if isinstance(cell, list):
         by_user = [m for m in cell if isinstance(m, dict) and (m.get("role") or m.get("from")) in USER]
         text = (by_user[-1].get("content") or by_user[-1].get("value")) if by_user else None
+        if isinstance(text, list) and all(
+            isinstance(part, dict) and part.get("type") == "text" for part in text
+        ):
+            text = "".join(part.get("text") or "" for part in text)
     if not isinstance(text, str) or not text.strip():
         raise ValueError("and should be the text of a question, or messages with one of the user's")
+    text.encode()  # a ValueError for half of a surrogate pair, which no tokenizer takes
     return text
 
 
@@ -157,13 +178,15 @@ def read_answers(cell: Any) -> tuple[str, ...]:
     texts = [final_answer(str(value)) for value in values]
     if not texts or "" in texts or "nan" in texts:
         raise ValueError("and should not be empty")
+    "".join(texts).encode()  # as a question
     return tuple(dict.fromkeys(texts))  # in order, without repeats
 
 
 def read_printed(text: str) -> list[Any]:
-    """The list that was printed into a text."""
+    """The list that was printed into a text, by Python or, without commas, by numpy."""
+    text = re.sub(r"(?<=['\"])\s+(?=['\"])", ", ", text.strip())
     try:  # literal_eval reads literals only; a line break inside quotes would stop it
-        found = ast.literal_eval(text.strip().replace("\n", r"\n")) if len(text) < 10_000 else None
+        found = ast.literal_eval(text.replace("\n", r"\n")) if len(text) < 10_000 else None
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         found = None
     if not isinstance(found, list):

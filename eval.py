@@ -39,7 +39,7 @@ from data import Problem, reference_warnings
 from learner import compute_dtype
 from rollout import EngineFailed, Sampler
 from run.flags import Flags, one_sentence, try_hub
-from run.ranks import start_accelerator
+from run.ranks import ends_at_once, start_accelerator
 from templates import TEMPLATES, apply_template
 from verify import VerifierPool
 
@@ -237,6 +237,7 @@ def write_report(c: EvalConfig, plan: Plan, folder: Path) -> None:
     print(markdown(rows) + f"\n\n-> {folder / 'report.json'} and responses.jsonl")
 
 
+@ends_at_once()
 def main() -> None:
     with one_sentence("eval.py"):
         usage = "eval.py --model MODEL [--flag value ...]   (-h lists all flags)"
@@ -267,7 +268,7 @@ def main() -> None:
         again = f"to go on: --regrade {folder / 'responses.jsonl'}, the judge's flags, --output_dir {folder}"
         if state.is_main_process:
             write_report(c, plan, folder)
-    except (ServerError, EngineFailed, KeyboardInterrupt) as error:
+    except (ServerError, EngineFailed, OSError, KeyboardInterrupt) as error:
         reason = " ".join(str(error).split()) or "interrupted"
         sys.exit(f"eval.py: {reason}; {again}")
 

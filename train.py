@@ -46,7 +46,7 @@ from run.base_model import read_config
 from run.checkpoint import Saver, code_version, load_checkpoint
 from run.flags import one_sentence
 from run.log import RunLog
-from run.ranks import start_accelerator
+from run.ranks import ends_at_once, start_accelerator
 from run.settings import Config, engine_share, parse_config
 from run.signals import ENGINE_FAILED, NOT_FINITE, StopSignal, sample_or_stop
 from run.start import open_run, prepare
@@ -165,6 +165,7 @@ def train(
     # The engine has read the same checkpoint, but a resumed policy has moved on; and a hand-over that fails
     # should do so at once.
     (probe,) = sample(done, prompts[:1], n=1)
+    sampler.sleep()
     hand_over(policy, sampler, probe, device)
     gc.freeze()  # all that is loaded by now stays: Python need not look through it again and again
     if not state:
@@ -229,6 +230,7 @@ def train(
     verifier.close()
 
 
+@ends_at_once()
 def main() -> None:
     """Flags to a run. What cannot work ends in one sentence and exit code 2, before a model loads."""
     disable_progress_bar()  # of transformers, for each load and save
@@ -238,7 +240,7 @@ def main() -> None:
         prepared = prepare(config, accelerator)
         if prepared is None:
             return
-        held = open_run(config, accelerator)
+        held = open_run(config, accelerator, prepared[1])
         if config.report_to != "none":
             accelerator = start_accelerator(log_with=config.report_to, project_dir=config.output_dir)
             try:

@@ -1,13 +1,11 @@
 """The settings of eval.py: flags, what cannot work, what is read before an engine starts, their record."""
 
 import contextlib
-import hashlib
 import importlib.metadata
-import json
 import math
 import os
 import platform
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +13,7 @@ from accelerate import PartialState
 
 from analysis.records import read_object
 from analysis.report import by_group, read_records
-from data import Problem, load_problems
+from data import Problem, checksum, load_problems
 from rollout import MIN_TEMPERATURE
 from run.base_model import check_model, encode, load_tokenizer, read_config
 from run.flags import check_numbers, flag
@@ -30,6 +28,8 @@ class EvalConfig:
     model: str = flag("", "checkpoint folder or Hub id; with --base_url the name that the server gives it")
     data: list[str] = flag(["arithmetic"], "question sets")
     data_dir: str | None = flag(None, "folder with the paper's sets")
+    question_column: str | None = flag(None, "column that holds the questions, in sets that have it")
+    answer_column: str | None = flag(None, "column that holds the reference answers, in sets that have it")
     template: str = flag("none", "one or several with commas: " + ", ".join(TEMPLATES))
     n: int = flag(1, "responses a question, one where the temperature is 0")
     temperature: str = flag("0", "one or several with commas; 0 is greedy")
@@ -106,7 +106,9 @@ def prepare(c: EvalConfig) -> Plan:
         raise ValueError(f"n {c.n} at temperature 0: several samples need a temperature above 0")
     if c.top_p < 1 and not any(temperatures):
         raise ValueError(f"top_p {c.top_p} at temperature 0 changes nothing: set a temperature above 0")
-    sets = {name: load_problems(name, "test", data_dir=c.data_dir, limit=c.limit) for name in c.data}
+    options = dict(question_column=c.question_column, answer_column=c.answer_column, or_usual=True)
+    options |= dict(data_dir=c.data_dir, limit=c.limit)
+    sets = {name: load_problems(name, "test", **options) for name in c.data}
     prompts = [
         apply_template(t, problem.question) for t in templates for ps in sets.values() for problem in ps
     ]
@@ -138,10 +140,7 @@ def provenance(c: EvalConfig, plan: Plan) -> dict[str, Any]:
         sampled, _ = read_object(beside)
         return sampled | {"regraded": c.regrade, "versions_of_regrading": versions()}
     sets = {
-        name: {
-            "questions": len(problems),
-            "sha256": hashlib.sha256(json.dumps([astuple(p) for p in problems]).encode()).hexdigest(),
-        }
+        name: {"questions": len(problems), "sha256": checksum(problems)}
         for name, problems in plan.sets.items()
     }
     templates = {name: TEMPLATES[name]._asdict() for name in plan.templates}

@@ -245,7 +245,7 @@ def memory(bench: Bench) -> dict[str, float]:
     return found
 
 
-PARTS = {f.__name__: f for f in (peak, sampler, repeat, handover, learner, memory)}
+PARTS = {f.__name__: f for f in (peak, learner, sampler, repeat, handover, memory)}
 
 
 def main() -> None:

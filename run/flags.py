@@ -138,6 +138,8 @@ def check_numbers(settings: Any, may_be_zero: Iterable[str] = ()) -> None:
         if not (0 < value < math.inf or (zero and value == 0)):
             rule = "finite" if value > 0 else "0 or more" if zero else "above 0"
             raise ValueError(f"{flag.name} is {value}, and must be {rule}")
+        if flag.name == "seed" and value >= 2**31:  # numpy takes 32 bits, and ranks add to it
+            raise ValueError(f"seed is {value}, and must be below 2147483648")
 
 
 # ---- The start of a script ----
@@ -153,7 +155,7 @@ def one_sentence(script: str) -> Iterator[None]:
         check_launcher()
         yield
     except (ValueError, OSError) as error:
-        if int(os.environ.get("RANK", 0)) == 0:
+        if int(os.environ.get("LOCAL_RANK", 0)) == 0:  # once a machine: each has its own files
             print(f"{script}: {' '.join(map(str.strip, str(error).splitlines()))}", file=sys.stderr)
         sys.exit(BAD_INPUT)
 

@@ -1,5 +1,10 @@
 """The processes of a run: how many, which of them this is, and how they find each other."""
 
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Iterator
 from datetime import timedelta
 
 import torch
@@ -25,3 +30,25 @@ def world_size() -> int:
 def this_rank() -> int:
     """This process's place among them, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
+
+
+@contextlib.contextmanager
+def ends_at_once() -> Iterator[None]:
+    """A decorator of main: of several ranks one that fails leaves at once, and the launcher ends the others.
+
+    Python's own way out leads through vLLM, which takes the process group apart: over NCCL that waits for all
+    ranks, and they may wait for this one.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if world_size() == 1:
+            raise
+        code = getattr(error, "code", None)  # of sys.exit: a number, or what to say
+        if isinstance(code, str):
+            print(code, file=sys.stderr)
+        elif code is None and not isinstance(error, KeyboardInterrupt):
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 1)

@@ -94,8 +94,8 @@ class Config:
     model: str = flag("", "base model: checkpoint folder or Hub id")
     data: str = flag("", "questions to train on: a name, file, folder or Hub id, see data.py")
     data_dir: str | None = flag(None, "folder with the paper's sets; default: download and cache")
-    question_column: str | None = flag(None, "column of --data that holds the question")
-    answer_column: str | None = flag(None, "column of --data that holds the reference answer")
+    question_column: str | None = flag(None, "column of questions, in --data and where --eval_data has it")
+    answer_column: str | None = flag(None, "column of reference answers, in the same sets")
     template: str = flag("none", "prompt template, see templates.py", choices=TEMPLATES)
     output_dir: str | None = flag(None, "run folder; default: runs/<recipe>-<algo>-<time>")
 
@@ -203,6 +203,15 @@ def check_changes(c: Config) -> list[str]:
     if forbidden and not c.allow_config_change:
         raise ValueError(f"resume: {'; '.join(forbidden)}. To train on so, add --allow_config_change")
     return [f"resume: {line}" for line in changes.values()]
+
+
+def check_questions(c: Config, questions: str) -> None:
+    """ValueError if a run is resumed on other questions, unless --allow_config_change: see `checksum`."""
+    before = saved_settings(c.output_dir).get("questions", questions) if c.resume else questions
+    if before != questions and not c.allow_config_change:
+        raise ValueError(
+            f"resume: {c.data} holds other questions than before. To train on so, add --allow_config_change"
+        )
 
 
 def check_batches(c: Config, world_size: int) -> None:

@@ -12,12 +12,12 @@ from pathlib import Path
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list
 
-from data import Problem, load_problems, reference_warnings
+from data import Problem, checksum, load_problems, reference_warnings
 from miniature.tiny_base import make_tiny_base
 from run.base_model import check_model, encode, load_tokenizer, read_config
 from run.flags import try_hub
 from run.memory import check_engine
-from run.settings import TINY_BASE, Config, check, check_changes, dry_run, plan
+from run.settings import TINY_BASE, Config, check, check_changes, check_questions, dry_run, plan
 from templates import apply_template
 
 
@@ -32,7 +32,7 @@ def prepare(c: Config, accelerator: Accelerator) -> tuple | None:
         accelerator.print(line)
     columns = dict(question_column=c.question_column, answer_column=c.answer_column)
     problems = load_problems(c.data, data_dir=c.data_dir, **columns)
-    options = dict(data_dir=c.data_dir, limit=c.eval_limit)
+    options = dict(data_dir=c.data_dir, limit=c.eval_limit, or_usual=True, **columns)
     eval_sets = {name: load_problems(name, "test", **options) for name in evaluated}
     for line in reference_warnings(eval_sets | {f"{c.data} (to train on)": problems}):
         accelerator.print(line)
@@ -43,6 +43,7 @@ def prepare(c: Config, accelerator: Accelerator) -> tuple | None:
             return None
         accelerator.print(f"The tiny base model is made first, once, in {TINY_BASE}")
         make_tiny_base(TINY_BASE, accelerator, seed=c.seed)
+        accelerator.wait_for_everyone()  # rank 0 writes it
     tokenizer = load_tokenizer(c.model)
     problems, prompts, max_model_len = encode_questions(c, tokenizer, problems, eval_sets)
     if not to_be_made:
@@ -94,7 +95,7 @@ def encode_questions(
     return [problem for problem, _ in kept], [ids for _, ids in kept], min(needed, context)
 
 
-def open_run(config: Config, accelerator: Accelerator):
+def open_run(config: Config, accelerator: Accelerator, problems: list[Problem]):
     """The run's folder, locked, with config.json in it -> what holds the lock. ValueError if it is taken."""
     if config.output_dir is None:
         now = [f"runs/{config.recipe}-{config.algo}-{time.strftime('%Y%m%d-%H%M%S')}"]
@@ -103,9 +104,11 @@ def open_run(config: Config, accelerator: Accelerator):
     if accelerator.is_main_process:
         try:
             held = lock(folder)
+            questions = checksum(problems)
+            check_questions(config, questions)
             packages = ("torch", "transformers", "accelerate")
             versions = {name: importlib.metadata.version(name) for name in packages}
-            settings = json.dumps(asdict(config) | {"versions": versions}, indent=2)
+            settings = json.dumps(asdict(config) | {"questions": questions, "versions": versions}, indent=2)
             (folder / "config.json.partial").write_text(settings + "\n")
             os.replace(folder / "config.json.partial", folder / "config.json")
         except (ValueError, OSError) as error:

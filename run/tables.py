@@ -19,7 +19,7 @@ METADATA = ("config.json", "dataset_info.json", "dataset_infos.json")  # about t
 SPLITS = "train training; test testing eval evaluation; validation valid val dev"  # as the Hub reads names
 SPLIT_WORDS = {word: group.split()[0] for group in SPLITS.split(";") for word in group.split()}
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(:[\w.-]+)?")  # owner/name or owner/name:config
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(:[\w.-]+|:[\w.-]*:[\w.-]+)?")  # owner/name[:config[:split]]
 
 
 class Table(NamedTuple):
@@ -29,6 +29,8 @@ class Table(NamedTuple):
 
 
 def choose_split(origin: Path | str, splits: dict[str, Any], split: str) -> Any:
+    if split == "test" and split not in splits and "validation" in splits:
+        split = "validation"
     if split not in splits and len(splits) != 1:
         raise ValueError(f"{origin} has no split {split!r}: choose one of {', '.join(splits)}")
     return splits[split] if split in splits else next(iter(splits.values()))
@@ -45,7 +47,8 @@ def open_dataset(source: Path | str, split: str = "train") -> Table:
         library.logging.set_verbosity_error()
     try:
         if isinstance(source, str):
-            name, _, config = source.partition(":")
+            name, config, chosen = [*source.split(":"), "", ""][:3]
+            split = chosen or split
             dataset = datasets.load_dataset(name, config or None)
         elif source.is_dir():
             for file in source.rglob("*.arrow"):
@@ -55,7 +58,7 @@ def open_dataset(source: Path | str, split: str = "train") -> Table:
             dataset = datasets.Dataset.from_file(str(source))
         else:  # Dataset.from_parquet would leave a second copy in a cache
             dataset = datasets.Dataset(pyarrow.parquet.read_table(source))
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except Exception as error:  # each library below has its own
         where = "is no folder here, and on the Hub it " if isinstance(source, str) else ""
         raise ValueError(f"{source} {where}cannot be read: {' '.join(str(error).split())}") from error
     if isinstance(dataset, dict):  # a DatasetDict: one Dataset a split

@@ -283,7 +283,10 @@ def test_a_git_lfs_pointer_in_a_saved_folder_is_named(tmp_path):
             load_problems(str(tmp_path / name))
 
 
-@pytest.mark.parametrize("source, config", [("owner/name", None), ("owner/na.me-1:main", "main")])
+@pytest.mark.parametrize(
+    "source, config",
+    [("owner/name", None), ("owner/na.me-1:main", "main"), ("owner/na.me-1::train", None)],
+)
 def test_a_hub_id_goes_to_load_dataset(source, config, monkeypatch):
     calls = []
 
@@ -294,6 +297,26 @@ def test_a_hub_id_goes_to_load_dataset(source, config, monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert load_problems(source) == PROBLEMS
     assert calls == [(source.partition(":")[0], config)]
+
+
+@pytest.mark.parametrize(
+    "source, split, question",
+    [("o/n::cot", "train", "cot?"), ("o/n:default:tir", "test", "tir?"), ("o/n::cot", "test", "cot?")],
+)
+def test_a_split_with_a_name_of_its_own_can_be_chosen(source, split, question, monkeypatch):
+    rows = {name: [{"problem": f"{name}?", "answer": "1"}] for name in ("cot", "tir")}
+    sets = {name: datasets.Dataset.from_list(of_split) for name, of_split in rows.items()}
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_: datasets.DatasetDict(sets))
+    assert load_problems(source, split) == [Problem(question, ("1",))]
+    with pytest.raises(ValueError, match="o/n has no split 'test': choose one of cot, tir$"):
+        load_problems("o/n", "test")
+
+
+def test_validation_is_taken_where_there_is_no_test_split(tmp_path):
+    folder = write_shards(tmp_path / "set", ["train.jsonl", "val.jsonl"])
+    assert load_problems(str(folder), "test") == [Problem("val.jsonl", ("1",))]
+    write_shards(tmp_path / "set", ["test.jsonl"])
+    assert load_problems(str(folder), "test") == [Problem("test.jsonl", ("1",))]
 
 
 def test_the_libraries_log_no_warnings_and_no_progress(monkeypatch):
@@ -311,9 +334,17 @@ def test_the_libraries_log_no_warnings_and_no_progress(monkeypatch):
     assert load_problems("owner/name") == PROBLEMS
 
 
-def test_a_hub_id_that_cannot_be_had_is_an_error_of_ours(monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        datasets.exceptions.DatasetGenerationError("broken\n  file"),
+        RuntimeError("broken file"),  # so for a set that is a script
+        ConnectionResetError("broken file"),
+    ],
+)
+def test_a_hub_id_that_cannot_be_had_is_an_error_of_ours(error, monkeypatch):
     def load_dataset(*args):
-        raise datasets.exceptions.DatasetGenerationError("broken\n  file")  # neither OSError nor ValueError
+        raise error
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     with pytest.raises(
@@ -331,12 +362,33 @@ def test_columns_are_found_by_their_usual_names_or_chosen(tmp_path):
     assert chosen == [Problem("b?", ("2",), "3")]
 
 
+def test_usual_columns_may_be_in_capitals_and_many(tmp_path):
+    path = write_jsonl(tmp_path / "aime.jsonl", [{"ID": 3, "Problem": "a?", "Answer": 1, "answer": 2}])
+    assert load_problems(path) == [Problem("a?", ("2",))]
+    assert load_problems(path, answer_column="Answer") == [Problem("a?", ("1",))]
+    wide = write_jsonl(tmp_path / "wide.jsonl", [{str(i): "a?" for i in range(3000)}])
+    with pytest.raises(ValueError, match="only 0, 1, 2, .*, 29, ...: set --question_column$"):
+        load_problems(wide)
+
+
+def test_a_chosen_column_may_be_missing_where_sets_are_mixed(tmp_path):
+    row = {"problem": "a?", "answer": "1", "solution": r"So \boxed{2}."}
+    path = write_jsonl(tmp_path / "one.jsonl", [row])
+    for column, answer in (("solution", "2"), ("gold", "1"), (None, "1")):
+        assert load_problems(path, answer_column=column, or_usual=True) == [Problem("a?", (answer,))]
+    with pytest.raises(ValueError, match="no column gold, only problem, answer, solution: set --answer_c"):
+        load_problems(path, answer_column="gold")
+    with pytest.raises(ValueError, match="no column gold or problem or question or .*: set --question_c"):
+        load_problems(write_jsonl(tmp_path / "two.jsonl", [{"x": 1}]), question_column="gold", or_usual=True)
+
+
 CHAT = [
     {"role": "system", "content": "Think."},
     {"role": "user", "content": "Hi"},
     {"role": "assistant", "content": "Hello"},
     {"role": "user", "content": "What is 1 + 1?"},
 ]
+PARTS = [{"type": "text", "text": "What is "}, {"type": "text", "text": "1 + 1?"}]
 VERL = {
     "data_source": "gsm8k",
     "prompt": CHAT,
@@ -396,6 +448,7 @@ def test_a_row_without_its_object_is_named(kind, tmp_path):
         {"conversations": [{"from": "human", "value": "What is 1 + 1?"}, {"from": "gpt", "value": "2"}]},
         {"prompt": str(CHAT)},  # as pandas writes it into a .csv file
         {"prompt": json.dumps(CHAT)},
+        {"prompt": [{"role": "user", "content": PARTS}]},
     ],
 )
 def test_the_question_of_a_chat_is_the_last_message_of_the_user(kind, row, tmp_path):
@@ -411,6 +464,8 @@ def test_the_question_of_a_chat_is_the_last_message_of_the_user(kind, row, tmp_p
         [*CHAT, {"role": "user", "content": " "}],
         [{"role": "user"}],
         [{"role": "user", "content": [{"type": "image"}]}],
+        [{"role": "user", "content": [{"type": "text", "text": "What is it?"}, {"type": "image"}]}],
+        [{"role": "user", "content": ["What is 1 + 1?"]}],
         ["What is 1 + 1?"],
         "[{'role': 'user', ",
     ],
@@ -438,6 +493,8 @@ def test_a_level_may_be_a_number_or_missing(tmp_path):
         (["9.6\n"], ("9.6",)),  # Minerva in the authors' files
         ("['9.6\n']", ("9.6",)),  # the same, printed with a line break in it
         (str(["9.6\n", "$\\frac{1}{2}$"]), ("9.6", "$\\frac{1}{2}$")),  # the same, printed by Python
+        ("['9.6' '7']", ("9.6", "7")),  # as numpy prints it, in a .csv file of pandas
+        ("[\"it's\"\n '7']", ("it's", "7")),
         (["7.5 \\times 10^7", "7.5 \\times 10^7\n"], ("7.5 \\times 10^7",)),  # equal once stripped
         ("She sold 48/2 = 24.\n48 + 24 = 72\n#### 72", ("72",)),  # GSM8K's worked solution
         ("48 + 24 = 72. #### 72", ("72",)),
@@ -562,6 +619,8 @@ def test_the_authors_files(name, rows, answers, level):
         ),
         ([{"problem": "a?", "answer": [{"value": 1}]}], r"answer is \[{'value': 1}\], and should be a text"),
         ([{"problem": "a?", "answer": [None]}], r"row 1: answer is \[None\], and should be a text"),
+        ([{"problem": "a \ud83d?", "answer": "1"}], r"problem is 'a \\ud83d\?', .* surrogates not allowed"),
+        ([{"problem": "a?", "answer": "\ud83d"}], r"answer is '\\ud83d', .* surrogates not allowed"),
         ([ROWS[0], {"problem": None, "answer": "1"}], r"row 2: problem is None, and should be the text of"),
         ([ROWS[0], {"problem": 12, "answer": "1"}], r"row 2: problem is 12, and should be the text of"),
         (

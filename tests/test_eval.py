@@ -128,7 +128,7 @@ def read(folder):
     return report, [json.loads(line) for line in (folder / "responses.jsonl").read_text().split("\n")[:-1]]
 
 
-def test_an_interruption_keeps_the_temperatures_and_templates_that_were_done(checkpoint, tmp_path, monkeypatch):
+def test_an_interruption_keeps_what_was_done(checkpoint, tmp_path, monkeypatch):
     def sample(prompts, n, temperature, max_response_tokens, stop, **settings):
         if temperature:
             raise KeyboardInterrupt

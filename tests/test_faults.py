@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+from accelerate import PartialState
 from conftest import free_port, make_rollout, start
 from transformers import AutoModelForCausalLM
 
@@ -20,6 +21,7 @@ from data import Problem
 from run.log import RunLog, find_warnings
 from run.settings import check_changes, parse_config
 from run.signals import Interrupted, StopSignal
+from run.start import open_run
 
 FLAGS = """--recipe tiny --num_steps 6 --prompts_per_step 4 --group_size 4 --minibatch_size 8 --lr 1e-3
     --max_response_tokens 24 --eval_limit 8 --eval_every 4 --save_every 1""".split()
@@ -242,6 +244,18 @@ def test_signals_are_obeyed_at_once_while_sampling_else_kept_for_later(capsys):
     finally:
         for number, handler in usual.items():
             signal.signal(number, handler)
+
+
+def test_a_run_is_not_resumed_on_other_questions_by_mistake(tmp_path):
+    run, problems = ["--output_dir", str(tmp_path / "run")], [Problem("1 + 1?", ("2",))]
+    open_run(parse_config(run), PartialState(), problems).close()
+    resume = [*run, "--resume", "--num_steps", "7"]
+    open_run(parse_config(resume), PartialState(), problems).close()
+    more = [*problems, Problem("1 + 2?", ("3",))]
+    with pytest.raises(ValueError, match="^resume: arithmetic holds other questions than before. To train"):
+        open_run(parse_config(resume), PartialState(), more)
+    open_run(parse_config([*resume, "--allow_config_change"]), PartialState(), more).close()
+    open_run(parse_config(resume), PartialState(), more).close()  # its questions from now on
 
 
 def test_flags_that_change_the_training_need_leave(tmp_path):

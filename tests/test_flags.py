@@ -159,13 +159,19 @@ def test_numbers_are_above_zero_or_what_their_default_is(name, value, rule):
         check_numbers(Numbers(**{name: value}), ["every"])
 
 
+def test_a_seed_is_one_that_numpy_and_the_engine_take():
+    check_numbers(Numbers(seed=2**31 - 1))
+    with pytest.raises(ValueError, match="^seed is 202411281230, and must be below 2147483648$"):
+        check_numbers(Numbers(seed=202411281230))
+
+
 # ---- The start of a script ----
 
 
 @pytest.mark.parametrize("rank,said", [(None, "x.py: one two\n"), ("0", "x.py: one two\n"), ("1", "")])
-def test_a_start_that_fails_is_one_sentence_of_the_first_rank(rank, said, monkeypatch, capsys):
+def test_a_start_that_fails_is_one_sentence_a_machine(rank, said, monkeypatch, capsys):
     if rank:
-        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("LOCAL_RANK", rank)
     with pytest.raises(SystemExit) as stopped, one_sentence("x.py"):
         raise OSError("one\n  two\n")
     assert stopped.value.code == 2 and capsys.readouterr().err == said

@@ -233,8 +233,38 @@ def test_each_engine_has_the_learners_weights(tied, tensor_parallel, tokenizer, 
         assert max(gaps["before"], gaps["after"], gaps["probe"]) < 1e-4 and gaps["changed"] > 0.01
 
 
-DYING = """
+BASE_BY_ONE = """
+import shutil
 import sys
+import time
+from run import settings, start
+from run.ranks import start_accelerator
+
+checkpoint, base = sys.argv[1:]
+
+def make_tiny_base(folder, accelerator, seed):
+    if accelerator.is_main_process:
+        time.sleep(2)
+        shutil.copytree(checkpoint, folder)
+
+start.make_tiny_base, start.TINY_BASE, settings.TINY_BASE = make_tiny_base, base, base
+config = settings.Config(model=base, data="arithmetic", eval_every=0, prompts_per_step=16)
+assert start.prepare(config, start_accelerator())
+"""
+
+
+@pytest.mark.slow
+def test_all_ranks_wait_for_the_tiny_base(checkpoint, tmp_path):
+    (tmp_path / "base_by_one.py").write_text(BASE_BY_ONE)
+    run = [str(tmp_path / "base_by_one.py"), checkpoint, str(tmp_path / "base")]
+    process = start(*run, launcher=f"--num_processes 2 --main_process_port {free_port()}")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors[-3000:]
+
+
+DYING = """
+import atexit
+import time
 import train
 from accelerate import PartialState
 
@@ -247,6 +277,7 @@ def update(*arguments):
     return real_update(*arguments)
 
 train.update = update
+atexit.register(time.sleep, 600)  # as what waits for the other ranks, over NCCL
 train.main()
 """
 

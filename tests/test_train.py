@@ -369,7 +369,7 @@ def test_the_exit_code_tells_what_ended_a_run(error, code, message, monkeypatch,
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(train, "prepare", lambda *_: ())
+    monkeypatch.setattr(train, "prepare", lambda *_: (None, []))
     monkeypatch.setattr(train, "train", fail)
     monkeypatch.setattr(sys, "argv", f"train.py --recipe tiny --output_dir {tmp_path}/run".split())
     with pytest.raises(SystemExit) as stopped:
@@ -555,8 +555,8 @@ def test_a_right_response_that_the_budget_cut_off_is_not_rewarded(loop):
 
 def test_the_loop_samples_learns_hands_over_evaluates_and_saves_when_it_should(loop):
     seen = loop()
-    hand_over = ["wake_weights", "load_weights", "wake_cache", "logprobs"]
-    assert seen.engine.calls == hand_over + ["sample", "sleep", *hand_over] * 5
+    hand_over = ["sleep", "wake_weights", "load_weights", "wake_cache", "logprobs"]
+    assert seen.engine.calls == hand_over + ["sample", *hand_over] * 5
     assert seen.engine.probes == [4] + [5] * 5  # the longest response of a step
     for step, (prompts, *settings, _) in enumerate(seen.engine.asked):
         assert prompts == [PROMPTS[i] for i in questions_of_step(step, 2, 6, seed=0)]
@@ -631,7 +631,7 @@ def test_a_resumed_run_repeats_no_step_and_keeps_its_lines(loop, monkeypatch):
     assert [prompts for prompts, *_ in seen.engine.asked] == [
         [PROMPTS[i] for i in questions_of_step(step, 2, 6, seed=0)] for step in (3, 4)
     ]
-    assert seen.engine.calls[:4] == ["wake_weights", "load_weights", "wake_cache", "logprobs"]
+    assert seen.engine.calls[:5] == ["sleep", "wake_weights", "load_weights", "wake_cache", "logprobs"]
     assert seen.saved == [(5, 1.0)]
 
 
