@@ -17,10 +17,13 @@ from miniature.tiny_base import arithmetic_corpus, tiny_tokenizer
 from rollout import Rollout
 
 ROOT = Path(__file__).parents[1]
+on_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="several ranks are tried over gloo, on CPUs")
 
 
 def start(*command: str, launcher: str | None = None, stderr: int = subprocess.PIPE) -> subprocess.Popen:
     """A script in the background, in a process group of its own; under the launcher if that has flags."""
+    if launcher and torch.cuda.is_available():
+        pytest.skip(on_cpu.kwargs["reason"])
     launch = ["-m", "accelerate.commands.launch", "--multi_gpu", *launcher.split()] if launcher else []
     return subprocess.Popen(
         [sys.executable, *launch, *command],

@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from conftest import ROOT, free_port, make_rollout, random_qwen2, settings
+from conftest import ROOT, free_port, make_rollout, on_cpu, random_qwen2, settings
 
 import learner
 from learner import full_tensor, prepare_policy, update
@@ -308,6 +308,7 @@ def resume_on_ranks(folder: Path, tokenizer):
 
 
 @pytest.mark.slow
+@on_cpu
 def test_a_checkpoint_of_two_ranks_is_read_by_one_and_by_four(tokenizer, tmp_path):
     mp.spawn(rank_main, (2, free_port(), str(tmp_path), tokenizer, save_on_ranks), nprocs=2)
     mp.spawn(rank_main, (4, free_port(), str(tmp_path), tokenizer, resume_on_ranks), nprocs=4)

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from conftest import free_port, make_rollout, random_qwen2, settings, start
+from conftest import free_port, make_rollout, on_cpu, random_qwen2, settings, start
 from torch.distributed.tensor import DTensor
 
 import learner
@@ -99,6 +99,7 @@ def rank_main(rank: int, ranks: int, port: int, folder: str, tokenizer, cases) -
 
 
 @pytest.mark.slow
+@on_cpu
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_ranks_with_uneven_micro_batches_make_the_update_of_one(ranks, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(learner, "compute_dtype", learner.compute_dtype)  # put back after the test
