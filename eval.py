@@ -256,7 +256,7 @@ def main() -> None:
     if c.base_url:
         again = f"to go on, start again with the same flags and --output_dir {folder}"
     try:
-        with VerifierPool(num_workers=CORES) as verifier:
+        with VerifierPool(num_workers=min(CORES, 16)) as verifier:
             if c.regrade:
                 groups = (regrade(verifier, group) for group, _ in by_group(read_records(Path(c.regrade))))
             elif c.base_url:

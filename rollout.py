@@ -96,7 +96,7 @@ class Sampler:
             # Small functions of vLLM's are compiled where they are defined, which takes a C++ compiler.
             os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
         # Its notes at start and at each hand-over would bury the run's own lines; errors still show.
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        os.environ["VLLM_LOGGING_LEVEL"] = (os.environ.get("VLLM_LOGGING_LEVEL") or "ERROR").upper()
         logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
         warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
         from vllm import LLM, SamplingParams

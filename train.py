@@ -143,7 +143,7 @@ def train(
         log.say(f"saved by {state['world_size']} ranks, now {world_size}: the same questions, other samples")
     if state and state["code"] != code_version():
         log.say("the scripts have changed since the checkpoint was saved")
-    verifier = VerifierPool(num_workers=CORES)
+    verifier = VerifierPool(num_workers=min(CORES, 16))
     sampler = Sampler(
         c.model,
         max_model_len=max_model_len,

@@ -460,7 +460,7 @@ class VerifierPool:
         # main script (train.py, so torch and vLLM) into every worker, and unpickles what a worker sends.
         command = [sys.executable, os.path.abspath(__file__), str(self.timeout_s)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        return subprocess.Popen(command, bufsize=0, **pipes)
+        return subprocess.Popen(command, bufsize=0, process_group=0, **pipes)  # no Ctrl-C while it starts
 
     def _end(self, worker: subprocess.Popen) -> None:
         with worker:  # closes its pipes and waits for it

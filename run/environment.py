@@ -3,16 +3,24 @@
 What is set already, by you or by a launcher, stays as it is.
 """
 
+import contextlib
 import os
+from pathlib import Path
+
+CGROUP = Path("/sys/fs/cgroup")  # the limits of a container
 
 
-def _cores() -> int:
-    """The cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def cores() -> int:
+    """The cores that this process may run on; in a container, what its quota of their time comes to."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):  # "max 100000" where there is no quota
+        quota, period = map(int, (CGROUP / "cpu.max").read_text().split())
+        count = min(count, -(-quota // period))
+    return count
 
 
 # Learner and sampler take turns in this process: its threads share the cores with other ranks here, no more.
-CORES = max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+CORES = max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
 os.environ.setdefault("OMP_NUM_THREADS", str(CORES))
 # Threads wait for each other some microseconds awake, then asleep. By default they stay awake for some
 # milliseconds, and lose whole time slices when another program wants one of their cores: benchmarks/busy.py.

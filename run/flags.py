@@ -8,6 +8,7 @@ import difflib
 import math
 import os
 import re
+import socket
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import field, fields
@@ -155,7 +156,8 @@ def one_sentence(script: str) -> Iterator[None]:
         check_launcher()
         yield
     except (ValueError, OSError) as error:
-        if int(os.environ.get("LOCAL_RANK", 0)) == 0:  # once a machine: each has its own files
+        alone = os.environ.get("WORLD_SIZE") in (None, "", "1")
+        if alone or os.environ.get("LOCAL_RANK") in (None, "", "0"):  # once a machine: each has its own files
             print(f"{script}: {' '.join(map(str.strip, str(error).splitlines()))}", file=sys.stderr)
         sys.exit(BAD_INPUT)
 
@@ -180,7 +182,17 @@ class Outlet:
 
 
 def check_launcher() -> None:
-    """ValueError where accelerate's config, made for another project, asks for another way of sharding."""
+    """ValueError where accelerate's config, made for another project, asks for another way of sharding.
+
+    Or where a variable of the cluster names a network that this machine lacks.
+    """
+    networks = os.environ.get("GLOO_SOCKET_IFNAME") or ""
+    here = [name for _, name in socket.if_nameindex()]
+    if missing := [name for name in networks.split(",") if name and name not in here]:
+        raise ValueError(
+            f"GLOO_SOCKET_IFNAME is {networks}, and this machine has no {', '.join(missing)}, only "
+            f"{', '.join(here)}: set it to one of these, or unset it"
+        )
     for name in ("DEEPSPEED", "FSDP", "MEGATRON_LM", "PARALLELISM_CONFIG"):
         variable = f"ACCELERATE_USE_{name}"
         if os.environ.get(variable, "").lower() in ("true", "1"):

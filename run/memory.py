@@ -6,6 +6,7 @@ learner's weights and optimizer; while the learner updates, the engine sleeps.
 
 import copy
 import ctypes
+import math
 import shutil
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from transformers import AutoModelForCausalLM
 
 from loss import _LinearLogprobs
+from run import environment
 
 GB = 1e9
 USABLE = 0.92  # of a GPU: CUDA's context, its graphs, NCCL's buffers and fragmentation take the rest
@@ -204,6 +206,14 @@ def check_disk(c, model: nn.Module, folder: Path) -> None:
         )
 
 
+def container_bytes() -> float:
+    """What a container's memory is limited to, infinite where it is not."""
+    try:
+        return int((environment.CGROUP / "memory.max").read_text())
+    except (OSError, ValueError):  # "max"
+        return math.inf
+
+
 def check_memory(
     c, model: nn.Module, share: float, gpu_bytes: float | None, dtype: torch.dtype, world_size: int, here: int
 ) -> None:
@@ -222,9 +232,9 @@ def check_memory(
         if texts := _advice(c, need, model, share, gpu_bytes / GB):
             raise ValueError(f"GPUs of {gpu_bytes / GB:.0f} GB, {world_size} of them: {'; '.join(texts)}")
         return
-    room = psutil.virtual_memory().available / here
+    room = min(psutil.virtual_memory().available, container_bytes()) / here
     engine = weights + share * 2**30 + PROCESS
-    if 16 * sum(p.numel() for p in model.parameters()) < room / 50:
+    if 16 * sum(p.numel() for p in model.parameters()) < room / 50 and engine < USABLE_RAM * room:
         return  # as the tiny base: not worth a second of following tensors
     need = learner_memory(c, model, world_size // c.replicas, dtype, chunk_size=2**22)
     if need.update + engine > USABLE_RAM * room:  # without a GPU the engine keeps its memory

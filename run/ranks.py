@@ -1,7 +1,9 @@
 """The processes of a run: how many, which of them this is, and how they find each other."""
 
 import contextlib
+import ctypes
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
@@ -14,11 +16,19 @@ from accelerate.utils import InitProcessGroupKwargs
 
 # Ranks wait for one that downloads a large model, or for a slow disk. A rank that dies is noticed otherwise.
 PATIENCE = timedelta(hours=6)
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h: a signal when the parent dies
 
 
 def start_accelerator(**options) -> Accelerator:
     """accelerate's view of ranks and devices, the process group started where there are several ranks."""
     patient = InitProcessGroupKwargs(timeout=PATIENCE)
+    ranks = int(os.environ.get("WORLD_SIZE") or 1)
+    if ranks > 1 and os.environ.get("LOCAL_RANK") == "0" and not dist.is_initialized():
+        address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        print(f"{ranks} ranks meet at {address}", file=sys.stderr, flush=True)
+    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
+        # A launcher that is killed takes its ranks along; they save first.
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     return Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[patient], **options)
 
 

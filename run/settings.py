@@ -82,7 +82,7 @@ def gpu_bytes() -> int | None:
     """Memory of this rank's GPU, None where there is none."""
     if not torch.cuda.is_available():
         return None
-    return torch.cuda.get_device_properties(int(os.environ.get("LOCAL_RANK", 0))).total_memory
+    return torch.cuda.get_device_properties(int(os.environ.get("LOCAL_RANK") or 0)).total_memory
 
 
 @dataclass
@@ -148,7 +148,7 @@ def parse_config(args: Sequence[str]) -> Config:
     """Flags over the recipe over the defaults; with --resume, flags over the settings of the run itself."""
     usage = "train.py [--recipe NAME] [--algo NAME] [--flag value ...]   (-h lists all flags)"
     parser = Flags(Config, usage)
-    ranks = int(os.environ.get("WORLD_SIZE", 1))
+    ranks = int(os.environ.get("WORLD_SIZE") or 1)
     parser.set_defaults(recipe=default_recipe(ranks, (gpu_bytes() or 0) / GB))
     named, _ = parser.parse_known_args(args)
     parser.set_defaults(**RECIPES[named.recipe])
@@ -285,7 +285,7 @@ def check(c: Config, world_size: int) -> None:
         fitting = fitting_micro_batch(c, model, gpu_bytes(), world_size, compute_dtype())
         (c.micro_batch_tokens,) = broadcast_object_list([fitting])  # all ranks cut alike
     if PartialState().is_main_process and not c.dry_run:  # what other ranks see may differ a little
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        here = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
         check_memory(c, model, engine_share(c), gpu_bytes(), compute_dtype(), world_size, here)
         check_disk(c, model, Path(c.output_dir or "runs"))
 

@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import socket
+import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -42,6 +43,9 @@ def prepare(c: Config, accelerator: Accelerator) -> tuple | None:
         if c.dry_run:
             return None
         accelerator.print(f"The tiny base model is made first, once, in {TINY_BASE}")
+        for parent in (Path(TINY_BASE).parent, Path(c.output_dir or "runs/new").parent):
+            parent.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=parent).close()  # an OSError now, and not after the training
         make_tiny_base(TINY_BASE, accelerator, seed=c.seed)
         accelerator.wait_for_everyone()  # rank 0 writes it
     tokenizer = load_tokenizer(c.model)
@@ -128,9 +132,11 @@ def lock(folder: Path):
     file = open(folder / "lock", "a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         file.seek(0)
         raise ValueError(f"output_dir {folder} is in use by another run: {file.read().strip()}") from None
+    except OSError as error:  # a file system without locks
+        print(f"output_dir {folder} cannot be locked ({error}): see that no other run uses it", flush=True)
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
     file.flush()

@@ -106,6 +106,17 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(ranks, checkpoint, tmp_
 
 
 @pytest.mark.slow
+def test_ranks_whose_launcher_is_killed_save_and_end(checkpoint, tmp_path):
+    run = start_run(tmp_path, "--model", checkpoint, "--num_steps", "10000", "--save_every", "5000", ranks=2)
+    read_until(run, "step   2/10000")
+    ranks = psutil.Process(run.pid).children(recursive=True)
+    run.kill()
+    assert "stopped after step" in run.communicate(timeout=60)[0]  # no process has the other end any more
+    _, alive = psutil.wait_procs(ranks, timeout=60)
+    assert not alive and list((tmp_path / "checkpoints").iterdir())
+
+
+@pytest.mark.slow
 def test_a_termination_signal_saves_within_half_a_minute_and_one_folder_has_one_run(checkpoint, tmp_path):
     first = start_run(tmp_path, "--model", checkpoint, "--num_steps", "10000", "--save_every", "5000")
     read_until(first, "step   2/10000")

@@ -168,13 +168,24 @@ def test_a_seed_is_one_that_numpy_and_the_engine_take():
 # ---- The start of a script ----
 
 
-@pytest.mark.parametrize("rank,said", [(None, "x.py: one two\n"), ("0", "x.py: one two\n"), ("1", "")])
-def test_a_start_that_fails_is_one_sentence_a_machine(rank, said, monkeypatch, capsys):
-    if rank:
-        monkeypatch.setenv("LOCAL_RANK", rank)
+@pytest.mark.parametrize(
+    "ranks,rank,said",
+    [
+        (None, None, True),
+        ("2", "0", True),
+        ("2", "1", False),
+        ("1", "1", True),
+        (None, "1", True),
+        ("", "", True),
+    ],
+)
+def test_a_start_that_fails_is_one_sentence_a_machine(ranks, rank, said, monkeypatch, capsys):
+    for name, value in {"WORLD_SIZE": ranks, "LOCAL_RANK": rank}.items():
+        if value is not None:
+            monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit) as stopped, one_sentence("x.py"):
         raise OSError("one\n  two\n")
-    assert stopped.value.code == 2 and capsys.readouterr().err == said
+    assert stopped.value.code == 2 and capsys.readouterr().err == "x.py: one two\n" * said
 
 
 @pytest.mark.parametrize("name", ["DEEPSPEED", "FSDP", "MEGATRON_LM", "PARALLELISM_CONFIG"])
@@ -214,6 +225,16 @@ def test_a_full_disk_under_stdout_ends_nothing(monkeypatch, tmp_path):
     print("text", file=print_all, flush=True)
     with pytest.raises(OSError):
         print("text", file=Full())
+
+
+def test_a_network_that_is_not_there_is_named(monkeypatch, capsys):
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo,ib77")
+    with pytest.raises(SystemExit), one_sentence("x.py"):
+        pytest.fail("it went on")
+    assert "GLOO_SOCKET_IFNAME is lo,ib77, and this machine has no ib77, only lo" in capsys.readouterr().err
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    with one_sentence("x.py"):
+        pass
 
 
 PROGRAM = """

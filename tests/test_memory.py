@@ -11,7 +11,7 @@ from conftest import ROOT
 from transformers import LlamaConfig, Qwen2Config
 
 from learner import compute_dtype
-from run import memory
+from run import environment, memory
 from run.base_model import empty_model
 from run.memory import check_disk, check_memory, disk_needed, engine_memory, learner_memory, memory_table
 from run.settings import SMALLEST_GPU, default_recipe, parse_config
@@ -215,6 +215,13 @@ def test_without_a_gpu_learner_and_engine_share_the_ram(qwen_7b, monkeypatch):
         check(qwen_7b, None, share=1.0, ranks=1)
     with pytest.raises(ValueError, match="--micro_batch_tokens [0-9]+ or --gradient_checkpointing true$"):
         check(qwen_7b, None, share=1.0, ranks=1, gradient_checkpointing=False, micro_batch_tokens=16384)
+    with monkeypatch.context() as container:
+        ram.available = 500e9
+        container.setattr(memory, "container_bytes", lambda: 60e9)
+        with pytest.raises(
+            ValueError, match="60.0 GB of RAM a process, and the engine takes 17.3: an update"
+        ):
+            check(qwen_7b, None, share=1.0, ranks=1)
     ram.available = 119e9
     with pytest.raises(ValueError, match="59.5 GB of RAM a process"):
         check(qwen_7b, None, share=1.0, ranks=2)
@@ -226,6 +233,31 @@ def test_without_a_gpu_learner_and_engine_share_the_ram(qwen_7b, monkeypatch):
         ValueError, match="engine_memory 0.2 is 0.21 GB for vLLM's KV cache, and one response"
     ):
         check(qwen_7b, None, share=0.2)
+
+
+def test_the_limits_of_a_container_count(tmp_path, monkeypatch):
+    here = environment.cores()
+    monkeypatch.setattr(environment, "CGROUP", tmp_path)
+    for quota, memory_max, cores, size in [
+        ("150000 100000", "1572864000", min(2, here), 1572864000),
+        ("50000 100000", "9000000000", 1, 9000000000),
+        ("6400000 100000", "max", here, float("inf")),
+        ("max 100000", "max", here, float("inf")),
+    ]:
+        (tmp_path / "cpu.max").write_text(quota + "\n")
+        (tmp_path / "memory.max").write_text(memory_max + "\n")
+        assert (environment.cores(), memory.container_bytes()) == (cores, size)
+    for file in tmp_path.iterdir():
+        file.unlink()
+    assert (environment.cores(), memory.container_bytes()) == (here, float("inf"))
+
+
+def test_a_tiny_model_needs_the_room_of_its_process_too(checkpoint, monkeypatch):
+    monkeypatch.setattr(memory, "container_bytes", lambda: 1.5e9)
+    with pytest.raises(ValueError, match="1.5 GB of RAM a process, and the engine takes 2.1"):
+        check(empty_model(checkpoint), None, share=1.0, ranks=1)
+    monkeypatch.setattr(memory, "container_bytes", lambda: 4e9)
+    check(empty_model(checkpoint), None, share=1.0, ranks=1)
 
 
 def test_a_half_billion_parameters_do_not_fit_into_24_gb_of_ram_without_recomputing(tmp_path, monkeypatch):

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ import verify
 from data import Problem
 from learner import NotFinite
 from rollout import EngineFailed, collate
-from run import checkpoint, signals
+from run import checkpoint, signals, start
 from run import settings as config
 from run.checkpoint import checkpoint_state
 from run.log import response_metrics
@@ -285,6 +286,27 @@ def test_a_start_that_failed_does_not_block_the_next(checkpoint, monkeypatch, tm
     (tmp_path / "run" / "metrics.jsonl").write_text("{}\n")  # now there is something to lose
     with pytest.raises(ValueError, match="holds another run"):
         check(parse_config(flags), 1)
+
+
+def test_a_folder_that_cannot_be_locked_is_used_with_a_word(monkeypatch, tmp_path, capsys):
+    def flock(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(start.fcntl, "flock", flock)
+    start.lock(tmp_path / "run").close()
+    said = (
+        f"output_dir {tmp_path}/run cannot be locked ([Errno 38] Function not implemented): see that no other"
+    )
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("place", ["models", "runs"])
+def test_the_tiny_base_is_not_made_where_nothing_can_be_written(place, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(start, "make_tiny_base", lambda *_, **__: pytest.fail("it was made"))
+    (tmp_path / place).write_text("a file where the folder should be")
+    with pytest.raises(OSError, match=f"'{place}'"):
+        start.prepare(parse_config(["--recipe", "tiny"]), start_accelerator())
 
 
 def test_without_evaluations_no_set_is_read(checkpoint, monkeypatch):

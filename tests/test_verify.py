@@ -971,6 +971,13 @@ def test_workers_ignore_what_a_launcher_sends_to_all_processes_of_a_rank():
         assert all(worker.poll() is None for worker in workers)
 
 
+def test_workers_are_no_part_of_what_a_terminal_interrupts():
+    with VerifierPool(1) as pool:
+        worker = pool.workers.get()
+        assert os.getpgid(worker.pid) == worker.pid != os.getpgrp()
+        pool.workers.put(worker)
+
+
 def test_pool_keeps_order_and_accepts_any_reference():
     responses = [rf"\boxed{{x+{i}}}" for i in range(50)]
     answers = [("y", f"{i}+x") if i % 3 else ("z", "y") for i in range(50)]
