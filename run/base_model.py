@@ -10,6 +10,10 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
+# Where a config may state the context. vLLM allows no more than the least of them.
+CONTEXT = """max_position_embeddings n_positions max_seq_len seq_length model_max_length max_target_positions
+    max_sequence_length max_seq_length seq_len""".split()
+
 
 def read_config(path: str) -> PretrainedConfig:
     """The config of a checkpoint folder or Hub id; code that comes with it is never run.
@@ -37,7 +41,7 @@ def check_model(path: str) -> int:
         raise ValueError(f"model {path!r} is a folder without config.json: not a checkpoint of transformers")
     try:
         config = read_config(path)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # of a class for each kind of nonsense
         raise ValueError(f"model {path!r} cannot be read: {one_line(error)}") from None
     if getattr(config, "quantization_config", None):
         raise ValueError(f"model {path!r} is quantized: take the checkpoint in bf16 or float32")
@@ -47,19 +51,22 @@ def check_model(path: str) -> int:
         )
     if not getattr(config, "max_position_embeddings", None):
         raise ValueError(f"model {path!r} is a {config.model_type}, which states no max_position_embeddings")
-    return config.max_position_embeddings
+    lengths = [getattr(config, name, None) for name in CONTEXT]
+    return min(length for length in lengths if length is not None)
 
 
 def one_line(error: Exception) -> str:
-    """The first sentence of an error that goes on for a page."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """The first sentence of an error that goes on for a page; with its class, where the text may not do."""
+    text, *more = (str(error).strip() or type(error).__name__).splitlines()
+    text = f"{text} {more[0].strip()}" if text.endswith(":") and more else text
+    return text if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {text}"
 
 
 def load_tokenizer(path: str):
     """The tokenizer of a checkpoint. ValueError where there is none: transformers would make an empty one."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:
         raise ValueError(f"the tokenizer of {path!r} cannot be read: {one_line(error)}") from None
     if not tokenizer("What is 1 + 1?")["input_ids"]:
         raise ValueError(f"{path!r} has no tokenizer: copy the base model's tokenizer files into it")
@@ -91,7 +98,9 @@ def empty_model(
             model = AutoModelForCausalLM.from_config(
                 config, dtype=dtype, attn_implementation=attn_implementation, trust_remote_code=False
             )
-    except ValueError as error:
+    except ImportError:  # that attention is not installed
+        raise
+    except Exception as error:
         raise ValueError(f"model {path!r}: {one_line(error)}") from None
     model.tie_weights()  # the move to the meta device made two of one
     name, head = type(model).__name__, model.get_output_embeddings()

@@ -139,6 +139,14 @@ def test_a_family_is_learned_and_handed_over_exactly(family, tokenizer, tmp_path
         ("Llama", dict(quantization_config={"quant_method": "awq", "bits": 4}), "is quantized: take"),
         ("Llama", dict(auto_map={"AutoConfig": "evil.Evil"}, model_type="evil"), "cannot be read: "),
         ("Llama", dict(model_type="unheard_of"), "cannot be read: The checkpoint you are trying to load has"),
+        (
+            "Llama",
+            dict(hidden_size="64"),
+            "'hidden_size': TypeError: Field 'hidden_size' expected int, got",
+        ),
+        ("Llama", dict(dtype="bogus"), "cannot be read: AttributeError: module 'torch' has no attribute 'bo"),
+        ("Llama", dict(rope_parameters={"rope_type": "bogus", "rope_theta": 1e4}), "KeyError: 'bogus'"),
+        ("Dots1", None, ": TypeError: empty() takes 1 positional argument"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_in_one_sentence(family, more, message, tmp_path, monkeypatch):

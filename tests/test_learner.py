@@ -1,6 +1,8 @@
 import dataclasses
+import json
 import math
 import re
+import shutil
 
 import pytest
 import torch
@@ -404,6 +406,15 @@ def test_model_paths(checkpoint, tmp_path):
             check_model(path)
     with pytest.raises(ValueError, match="without config.json"):
         check_model(str(tmp_path))
+
+
+def test_the_context_is_the_least_that_a_config_states(checkpoint, tmp_path):
+    """vLLM refuses more at its start: a second key beside max_position_embeddings gave its traceback."""
+    shutil.copytree(checkpoint, tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for length, context in [(64, 64), (1024, 256), (None, 256)]:
+        (tmp_path / "config.json").write_text(json.dumps(config | {"seq_length": length}))
+        assert check_model(str(tmp_path)) == context
 
 
 def test_a_hub_id_that_cannot_be_read_is_one_sentence(monkeypatch):
