@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM
 
 from loss import ALGOS, aggregate, clipped_loss, importance_weights, kl_to_reference, linear_logprobs
 from rollout import Batch, Rollout, collate
-from run.base_model import empty_model, logit_scale, read_config
+from run.base_model import check_loaded, empty_model, logit_scale, read_config
 from run.batches import cut_minibatches, share_prompts
 from run.ranks import this_rank, world_size
 
@@ -99,12 +99,17 @@ def load_policy(
     """The checkpoint at `path` in float32, sharded over all ranks where there is more than one.
 
     With `replicas` there are as many copies, each sharded over ranks that follow each other. Rank 0 alone
-    reads it, and deals out one parameter at a time: no other rank ever holds a whole copy.
+    reads it, and deals out one parameter at a time: no other rank ever holds a whole copy. ValueError where
+    weights are missing.
     """
 
     def read(dtype: torch.dtype | str) -> nn.Module:
         options = dict(attn_implementation=attn_implementation, trust_remote_code=False)
-        return AutoModelForCausalLM.from_pretrained(path, config=read_config(path), dtype=dtype, **options)
+        model, loaded = AutoModelForCausalLM.from_pretrained(
+            path, config=read_config(path), dtype=dtype, output_loading_info=True, **options
+        )
+        check_loaded(path, loaded)
+        return model
 
     if world_size() == 1:
         return prepare_policy(read(torch.float32).to(device), gradient_checkpointing)

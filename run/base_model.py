@@ -1,14 +1,31 @@
 """The checkpoint that a run starts from: can it be trained, its tokenizer, and its shapes without weights."""
 
+import contextlib
 import copy
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 from accelerate import init_empty_weights
+from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+)
 from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.utils import (
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    WEIGHTS_INDEX_NAME,
+    WEIGHTS_NAME,
+    logging,
+)
 
 # Where a config may state the context. vLLM allows no more than the least of them.
 CONTEXT = """max_position_embeddings n_positions max_seq_len seq_length model_max_length max_target_positions
@@ -30,7 +47,8 @@ def read_config(path: str) -> PretrainedConfig:
 def check_model(path: str) -> int:
     """The context of a checkpoint folder or Hub id (owner/name), in tokens; no weights are loaded.
 
-    ValueError, in one sentence, where `path` is neither, or is nothing that can be trained.
+    ValueError, in one sentence, where `path` is neither, or is nothing that can be trained. The weights
+    of a folder are looked at here, those of the Hub as they load.
     """
     is_local = path.startswith((".", "/", "~")) or path.count("/") != 1
     if not os.path.isdir(path) and (is_local or os.path.exists(os.path.dirname(path))):
@@ -51,8 +69,80 @@ def check_model(path: str) -> int:
         )
     if not getattr(config, "max_position_embeddings", None):
         raise ValueError(f"model {path!r} is a {config.model_type}, which states no max_position_embeddings")
+    if os.path.isdir(path):
+        check_weights(path, config)
     lengths = [getattr(config, name, None) for name in CONTEXT]
     return min(length for length in lengths if length is not None)
+
+
+def check_weights(path: str, config: PretrainedConfig) -> None:
+    """ValueError where a folder's weights are missing, damaged, or not those that its config.json describes.
+
+    Of .safetensors files the headers are read, of .bin files only whether they are there. transformers then
+    loads tensors without content, so that names are mapped as they will be.
+    """
+    tensors = {}
+    for file in weight_files(path):
+        if not file.is_file():
+            raise ValueError(f"model {path!r} lacks {file.name}, a part of its weights")
+        if file.suffix != ".safetensors":
+            return
+        try:
+            with safe_open(file, "pt") as opened:
+                shapes = {name: opened.get_slice(name).get_shape() for name in opened.keys()}
+        except (OSError, SafetensorError) as error:
+            raise ValueError(
+                f"model {path!r}: {file.name} is damaged, or a pointer of Git LFS (git lfs pull): {error}"
+            ) from None
+        tensors |= {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    options = dict(device_map="meta", dtype=torch.float32, ignore_mismatched_sizes=True)
+    try:
+        kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        with silence():
+            _, loaded = kind.from_pretrained(
+                None, config=config, state_dict=tensors, output_loading_info=True, **options
+            )
+    except Exception:  # a model of another kind, which empty_model may refuse
+        return
+    check_loaded(path, loaded)
+
+
+def weight_files(path: str) -> list[Path]:
+    """The files with the weights of a checkpoint folder, by the name that transformers takes first."""
+    for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME):
+        file = Path(path, name)
+        if not file.is_file():
+            continue
+        if file.suffix != ".json":
+            return [file]
+        try:
+            return [Path(path, part) for part in set(json.loads(file.read_text())["weight_map"].values())]
+        except Exception as error:
+            raise ValueError(f"model {path!r}: {name} cannot be read: {one_line(error)}") from None
+    raise ValueError(f"model {path!r} holds no weights: there is no {SAFE_WEIGHTS_NAME}")
+
+
+def check_loaded(path: str, loaded: dict) -> None:
+    """ValueError where transformers, by its own report, drew weights at random that it did not find."""
+    if missing := sorted(loaded["missing_keys"]):
+        others = f", and {min(loaded['unexpected_keys'])} has no place" if loaded["unexpected_keys"] else ""
+        raise ValueError(f"model {path!r}: {missing[0]} is missing, in all {len(missing)} weights{others}")
+    for name, found, needed in sorted(loaded["mismatched_keys"]):
+        raise ValueError(f"model {path!r}: {name} is {[*found]}, and by its config.json {[*needed]}")
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Without the notes and progress bars of transformers."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def one_line(error: Exception) -> str:

@@ -6,17 +6,20 @@ uniformly, so that even a layer that never arrived would hardly show.
 
 import gc
 import json
+import os
 import shutil
 
 import pytest
 import torch
 import transformers
 from conftest import make_rollout
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import learner
 from learner import checkpoint_weights, load_policy
 from rollout import Sampler, collate
+from run import base_model
 from run.base_model import check_model, empty_model, encode, load_tokenizer
 from run.settings import check, parse_config
 
@@ -89,6 +92,21 @@ def test_prompts_can_be_shared_where_no_window_hides_them(family, tokenizer, tmp
     torch.testing.assert_close(shared, plain, atol=2e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("family", EXACT)
+def test_whole_weights_pass_in_one_file_in_parts_and_as_bin(family, tokenizer, tmp_path):
+    path = save(family, tmp_path, tokenizer, **EXACT[family])
+    check_model(path)
+    model = AutoModelForCausalLM.from_pretrained(path)
+    (tmp_path / "model.safetensors").unlink()
+    model.save_pretrained(path, max_shard_size="100KB")
+    assert not (tmp_path / "model.safetensors").exists()
+    check_model(path)
+    for file in tmp_path.glob("*.safetensors*"):
+        file.unlink()
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    check_model(path)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="float32 comparisons, written for the CPU build")
 @pytest.mark.parametrize(
@@ -152,6 +170,7 @@ def test_a_family_is_learned_and_handed_over_exactly(family, tokenizer, tmp_path
 def test_what_cannot_be_trained_is_refused_in_one_sentence(family, more, message, tmp_path, monkeypatch):
     """Also without a question on stdin, which transformers asks before it runs a checkpoint's own code."""
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question on stdin"))
+    monkeypatch.setattr(base_model, "check_weights", lambda *_: None)  # there are none
     config = config_of(family) if more is not None else getattr(transformers, f"{family}Config")()
     written = config.to_dict() | (more or {})
     (tmp_path / "config.json").write_text(json.dumps(written))
@@ -159,6 +178,77 @@ def test_what_cannot_be_trained_is_refused_in_one_sentence(family, more, message
         check_model(str(tmp_path))
         empty_model(str(tmp_path))
     assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+def rename(folder, change):
+    weights = {change(name): tensor for name, tensor in load_file(folder / "model.safetensors").items()}
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def cut(folder):
+    os.truncate(folder / "model.safetensors", 5000)
+
+
+def edit_config(folder, **changes):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
+INDEX = json.dumps({"weight_map": {"lm_head.weight": "model-00001-of-00001.safetensors"}})
+
+
+@pytest.mark.parametrize(
+    "damage,message",
+    [
+        (lambda folder: None, None),
+        (lambda folder: (folder / "model.safetensors").unlink(), "holds no weights: there is no model.safe"),
+        (lambda folder: (folder / "model.safetensors").write_text(POINTER), "or a pointer of Git LFS (git l"),
+        (cut, "model.safetensors is damaged, or a pointer of Git LFS (git lfs pull): Error while deseri"),
+        (
+            lambda folder: (folder / "model.safetensors").rename(folder / "model.safetensors.index.json"),
+            "model.safetensors.index.json cannot be read: ",
+        ),
+        (
+            lambda folder: (
+                (folder / "model.safetensors").unlink(),
+                (folder / "model.safetensors.index.json").write_text(INDEX),
+            ),
+            "lacks model-00001-of-00001.safetensors, a part of its weights",
+        ),
+        (
+            lambda folder: rename(folder, "module.{}".format),
+            ": lm_head.weight is missing, in all 27 weights, and module.model.embed_tokens.weight has no",
+        ),
+        (
+            lambda folder: edit_config(folder, tie_word_embeddings=False),
+            ": lm_head.weight is missing, in all 1 weights",
+        ),
+        (
+            lambda folder: edit_config(folder, intermediate_size=100),
+            ": model.layers.0.mlp.down_proj.weight is [64, 96], and by its config.json [64, 100]",
+        ),
+    ],
+)
+def test_damaged_weights_are_refused_before_they_load(damage, message, checkpoint, tmp_path, capfd):
+    """Those that are missing would be drawn at random, and the run go on."""
+    shutil.copytree(checkpoint, tmp_path, dirs_exist_ok=True)
+    damage(tmp_path)
+    if message is None:
+        check_model(str(tmp_path))
+        assert capfd.readouterr() == ("", "")
+        return
+    with pytest.raises(ValueError) as refused:
+        check_model(str(tmp_path))
+    assert str(refused.value).startswith(f"model '{tmp_path}'") and message in str(refused.value)
+
+
+def test_weights_that_do_not_load_are_not_drawn_at_random(checkpoint, tmp_path):
+    """Seen as they load, too: before that nothing is known of a model on the Hub."""
+    shutil.copytree(checkpoint, tmp_path, dirs_exist_ok=True)
+    rename(tmp_path, lambda name: name.replace("layers.1.", "layers.2."))
+    with pytest.raises(ValueError, match=r"model.layers.1.input_layernorm.weight is missing, in all 12 wei"):
+        load_policy(str(tmp_path), CPU)
 
 
 def test_an_adapter_is_named_as_such(tmp_path):
