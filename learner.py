@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers.utils import GENERATION_CONFIG_NAME, cached_file
 
 from loss import ALGOS, aggregate, clipped_loss, importance_weights, kl_to_reference, linear_logprobs
 from rollout import Batch, Rollout, collate
@@ -193,13 +194,25 @@ def save_model(policy: Policy, tokenizer, folder: str | Path, dtype: torch.dtype
         folder = Path(folder)
         aside = folder.with_name(folder.name + ".partial")
         shutil.rmtree(aside, ignore_errors=True)
+        policy.model.generation_config = GenerationConfig()  # transformers refuses to write some bases'
         policy.model.save_pretrained(aside, state_dict=weights)
+        copy_generation_config(policy.model.config.name_or_path, aside)
         config = copy.deepcopy(policy.model.config)  # it names the learner's dtype, and the file has another
         config.dtype = dtype
         config.save_pretrained(aside)
         tokenizer.save_pretrained(aside)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(aside, folder)
+
+
+def copy_generation_config(base: str, folder: Path) -> None:
+    """Give a saved model the generation_config.json of its base as it is, or none if the base has none."""
+    (folder / GENERATION_CONFIG_NAME).unlink(missing_ok=True)
+    try:
+        own = cached_file(base, GENERATION_CONFIG_NAME, local_files_only=True)  # of the Hub's: in its cache
+    except OSError:
+        return
+    shutil.copyfile(own, folder / GENERATION_CONFIG_NAME)
 
 
 def stop_if_not_finite(

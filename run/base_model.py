@@ -16,6 +16,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PretrainedConfig,
 )
 from transformers.modeling_outputs import BaseModelOutputWithPast
@@ -69,6 +70,13 @@ def check_model(path: str) -> int:
         )
     if not getattr(config, "max_position_embeddings", None):
         raise ValueError(f"model {path!r} is a {config.model_type}, which states no max_position_embeddings")
+    try:
+        with silence():
+            GenerationConfig.from_pretrained(path)
+    except OSError:  # there is none
+        pass
+    except Exception as error:  # vLLM would not start
+        raise ValueError(f"model {path!r}: generation_config.json is refused: {one_line(error)}") from None
     if os.path.isdir(path):
         check_weights(path, config)
     lengths = [getattr(config, name, None) for name in CONTEXT]

@@ -15,7 +15,7 @@ from learner import Policy, load_policy, prepare_policy, update
 from loss import ALGOS, group_advantages
 from rollout import collate
 from run import base_model
-from run.base_model import check_model
+from run.base_model import check_model, empty_model
 from run.batches import cut_minibatches
 
 CPU = torch.device("cpu")
@@ -373,6 +373,37 @@ def test_a_model_is_saved_over_the_one_before_with_its_tokenizer(policy, tokeniz
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     assert (loaded.base_model.norm.weight == 0.5).all()
     assert AutoTokenizer.from_pretrained(tmp_path / "model").get_vocab() == tokenizer.get_vocab()
+
+
+def load_as_ranks_do(path, device):
+    return prepare_policy(empty_model(path).to_empty(device=device))
+
+
+@pytest.mark.parametrize(
+    "own",
+    [None, '{"temperature": 0.6, "top_p": 0.9}', '{"pad_token_id": -1, "eos_token_id": [0, 5]}', "no json"],
+)
+@pytest.mark.parametrize(
+    "read", [load_policy, lambda path, _: prepare_policy(empty_model(path).to_empty(device=CPU))]
+)
+def test_a_saved_model_has_the_generation_config_of_its_base(own, read, checkpoint, tokenizer, tmp_path):
+    """On several ranks its end tokens were lost; what transformers does not write ended without a model."""
+    base = shutil.copytree(checkpoint, tmp_path / "base")
+    (base / "generation_config.json").unlink()
+    if own:
+        (base / "generation_config.json").write_text(own)
+    assert check_model(str(base)) == 256
+    learner.save_model(read(str(base), CPU), tokenizer, tmp_path / "model")
+    saved = tmp_path / "model" / "generation_config.json"
+    assert (saved.read_text() if saved.exists() else None) == own
+    AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+
+
+def test_a_generation_config_that_the_engine_refuses_is_one_sentence(checkpoint, tmp_path):
+    shutil.copytree(checkpoint, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "generation_config.json").write_text('{"num_return_sequences": 4}')
+    with pytest.raises(ValueError, match=r"^model .*: generation_config.json is refused: Greedy methods "):
+        check_model(str(tmp_path))
 
 
 def test_master_weights_are_float32_whatever_the_checkpoint(tokenizer, tmp_path):
