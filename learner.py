@@ -191,7 +191,7 @@ def save_model(policy: Policy, tokenizer, folder: str | Path, dtype: torch.dtype
         if is_writer and name not in tied:
             weights[name] = tensor.cpu()
     if is_writer:
-        folder = Path(folder)
+        folder = Path(folder).resolve()
         aside = folder.with_name(folder.name + ".partial")
         shutil.rmtree(aside, ignore_errors=True)
         policy.model.generation_config = GenerationConfig()  # transformers refuses to write some bases'

@@ -8,8 +8,10 @@ Domain pretraining before RL lifts what RL can reach; the tiny base's texts are 
 
 import math
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import run.environment  # noqa: F401
 
@@ -20,7 +22,7 @@ from tqdm import tqdm
 
 from data import ANSWER_COLUMNS, QUESTION_COLUMNS, find_column, open_source, read_question
 from learner import Policy, autocast, load_policy, save_model
-from run.base_model import check_model, load_tokenizer, read_config
+from run.base_model import check_largest, check_model, empty_model, load_tokenizer, read_config
 from run.flags import Flags, check_numbers, flag, one_sentence, try_hub
 from run.ranks import start_accelerator
 from run.settings import TINY_BASE
@@ -49,6 +51,8 @@ def pack(
 
     No padding: a text that does not fit in a row goes on in the next. `is_target` marks the tokens to learn.
     """
+    if tokenizer.eos_token_id is None:
+        raise ValueError("the tokenizer names no end token (eos_token), with which each text ends")
     encode = tokenizer.backend_tokenizer.encode_batch_fast  # twice as fast as the call with all its options
     questions = encode([question for question, _ in pairs], add_special_tokens=False)
     responses = encode([response for _, response in pairs], add_special_tokens=False)
@@ -134,11 +138,28 @@ def read_texts(source: str, question_column: str | None, answer_column: str | No
     return pairs
 
 
+def check_output(output_dir: str) -> None:
+    """ValueError if anything is where the trained model goes, OSError if nothing can be written there."""
+    folder = Path(output_dir).resolve()
+    for path in (folder, Path(f"{folder}.partial")):  # save_model writes the one, and renames it to the other
+        if path.is_file() or (path.exists() and any(path.iterdir())):
+            raise ValueError(f"output_dir {path} is there already: take a new folder, or move that one away")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryDirectory(dir=folder.parent).cleanup()
+
+
 def continue_pretraining(config: PretrainConfig, accelerator: Accelerator) -> None:
     """Sec. 3.4: next-token training of an existing model on concatenated question-answer text."""
+    context = check_model(config.model)
+    if config.row_tokens > context:
+        raise ValueError(
+            f"row_tokens {config.row_tokens} is over the context of {config.model}, {context} tokens"
+        )
+    vocab_size = empty_model(config.model).config.vocab_size
     pairs = read_texts(config.data, config.question_column, config.answer_column)
     tokenizer = load_tokenizer(config.model)
     ids, is_target = pack(pairs, tokenizer, config.row_tokens, learn_questions=True)
+    check_largest(tokenizer, ids.max().item(), vocab_size)
     policy = load_policy(config.model, accelerator.device, gradient_checkpointing=True)
     loss = train_next_token(
         policy,
@@ -166,12 +187,13 @@ def main() -> None:
         if config.model is None and config.data is None:
             from miniature.tiny_base import make_tiny_base
 
+            check_output(config.output_dir or TINY_BASE)
             make_tiny_base(config.output_dir or TINY_BASE, accelerator, config.seed, config.lr or 3e-3)
         elif config.model is None or config.data is None or config.output_dir is None:
             raise ValueError("continual pretraining needs all of --model, --data and --output_dir")
         else:
+            check_output(config.output_dir)
             try_hub([config.model, config.data])
-            check_model(config.model)
             continue_pretraining(config, accelerator)
     accelerator.print(f"done in {time.perf_counter() - started:.0f} s")
 

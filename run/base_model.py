@@ -174,13 +174,17 @@ def load_tokenizer(path: str):
 def encode(tokenizer, texts: Sequence[str], vocab_size: int) -> list[list[int]]:
     """Prompts as token ids. ValueError for an id that the model's embedding has no row for."""
     prompts = tokenizer(list(texts))["input_ids"] if texts else []
-    largest = max((max(ids, default=0) for ids in prompts), default=0)
+    check_largest(tokenizer, max((max(ids, default=0) for ids in prompts), default=0), vocab_size)
+    return prompts
+
+
+def check_largest(tokenizer, largest: int, vocab_size: int) -> None:
+    """ValueError where the largest id of some text has no row in an embedding of `vocab_size`."""
     if largest >= vocab_size:
         token = tokenizer.convert_ids_to_tokens(largest)
         raise ValueError(
             f"token {token!r} is number {largest}, and the model knows {vocab_size}: not its tokenizer?"
         )
-    return prompts
 
 
 def empty_model(

@@ -1,6 +1,7 @@
 import json
 import random
 import re
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -176,12 +177,44 @@ def test_the_question_of_a_chat_is_its_users(tmp_path):
         ([], ["--epochs", "0"], "epochs is 0, and must be above 0"),
         ([], ["--row_tokens", "-1"], "row_tokens is -1, and must be above 0"),
         ([], ["--output_dir="], "--output_dir is empty"),
+        ([], ["--output_dir", "."], " is there already: take a new folder, or move that one away"),
+        ([], ["--output_dir", "texts.jsonl"], "texts.jsonl is there already"),
+        ([], ["--output_dir", "/proc/out"], "/proc/tmp"),
+        ([], ["--row_tokens", "512"], "row_tokens 512 is over the context of"),
     ],
 )
 def test_bad_input(checkpoint, monkeypatch, tmp_path, capsys, rows, more, message):
     monkeypatch.setattr("pretrain.load_policy", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stopped:
         continue_from(checkpoint, monkeypatch, tmp_path, rows, *more)
     assert stopped.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith("pretrain.py: ") and message in error and error.count("\n") == 1
+    assert (tmp_path / "texts.jsonl").exists()
+
+
+@pytest.mark.parametrize("taken", ["out", "out.partial"])
+def test_no_folder_is_written_over(taken, tmp_path):
+    pretrain.check_output(str(tmp_path / "new" / "out"))
+    (tmp_path / taken).mkdir()
+    pretrain.check_output(str(tmp_path / "out"))
+    (tmp_path / taken / "thesis.txt").touch()
+    with pytest.raises(ValueError, match=f"^output_dir {tmp_path / taken} is there already: take a new"):
+        pretrain.check_output(str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        (lambda tokenizer: tokenizer.add_tokens([f"<new{i}>" for i in range(9)]), "token '<new8>' is number"),
+        (lambda tokenizer: setattr(tokenizer, "eos_token", None), "the tokenizer names no end token"),
+    ],
+)
+def test_a_tokenizer_that_does_not_fit(change, message, checkpoint, monkeypatch, tmp_path, capsys):
+    shutil.copytree(checkpoint, tmp_path / "base")
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    change(tokenizer)
+    tokenizer.save_pretrained(tmp_path / "base")
+    rows = [{"problem": "a", "solution": "<new8>"}] * 40
+    test_bad_input(str(tmp_path / "base"), monkeypatch, tmp_path, capsys, rows, [], message)
