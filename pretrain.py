@@ -145,7 +145,7 @@ def check_output(output_dir: str) -> None:
         if path.is_file() or (path.exists() and any(path.iterdir())):
             raise ValueError(f"output_dir {path} is there already: take a new folder, or move that one away")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    tempfile.TemporaryDirectory(dir=folder.parent).cleanup()
+    tempfile.TemporaryFile(dir=folder.parent).close()  # an OSError now, and not after the training
 
 
 def continue_pretraining(config: PretrainConfig, accelerator: Accelerator) -> None:

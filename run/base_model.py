@@ -48,8 +48,8 @@ def read_config(path: str) -> PretrainedConfig:
 def check_model(path: str) -> int:
     """The context of a checkpoint folder or Hub id (owner/name), in tokens; no weights are loaded.
 
-    ValueError, in one sentence, where `path` is neither, or is nothing that can be trained. The weights
-    of a folder are looked at here, those of the Hub as they load.
+    ValueError, in one sentence, where `path` is neither, or is nothing that can be trained. A folder's
+    weights are compared with its config here, those on the Hub as they load.
     """
     is_local = path.startswith((".", "/", "~")) or path.count("/") != 1
     if not os.path.isdir(path) and (is_local or os.path.exists(os.path.dirname(path))):
