@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -182,6 +183,7 @@ def save_model(policy: Policy, tokenizer, folder: str | Path, dtype: torch.dtype
     """Write weights and tokenizer so that transformers and vLLM open `folder` as it is.
 
     Written aside and then renamed: a folder of that name is always whole. All ranks call it, rank 0 writes.
+    OSError where it cannot.
     """
     is_writer = this_rank() == 0
     once = {name for name, _ in policy.model.named_parameters()}  # a tied head goes by the embedding's name
@@ -195,7 +197,11 @@ def save_model(policy: Policy, tokenizer, folder: str | Path, dtype: torch.dtype
         aside = folder.with_name(folder.name + ".partial")
         shutil.rmtree(aside, ignore_errors=True)
         policy.model.generation_config = GenerationConfig()  # transformers refuses to write some bases'
-        policy.model.save_pretrained(aside, state_dict=weights)
+        try:
+            policy.model.save_pretrained(aside, state_dict=weights)
+        except (OSError, SafetensorError) as error:  # the second where the disk fills up half-way
+            shutil.rmtree(aside, ignore_errors=True)
+            raise OSError(f"{aside}: {error}") from None
         copy_generation_config(policy.model.config.name_or_path, aside)
         config = copy.deepcopy(policy.model.config)  # it names the learner's dtype, and the file has another
         config.dtype = dtype

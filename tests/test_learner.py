@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 from conftest import make_rollout, random_qwen2, settings
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, Starcoder2Config
 
 import learner
@@ -375,8 +375,19 @@ def test_a_model_is_saved_over_the_one_before_with_its_tokenizer(policy, tokeniz
     assert AutoTokenizer.from_pretrained(tmp_path / "model").get_vocab() == tokenizer.get_vocab()
 
 
-def load_as_ranks_do(path, device):
-    return prepare_policy(empty_model(path).to_empty(device=device))
+@pytest.mark.parametrize("error", [OSError, SafetensorError])
+def test_a_full_disk_keeps_the_model_before_and_nothing_else(error, policy, tokenizer, tmp_path, monkeypatch):
+    learner.save_model(policy, tokenizer, tmp_path / "model")
+
+    def save_pretrained(folder, **_):
+        folder.mkdir()
+        (folder / "model.safetensors").write_text("half")
+        raise error("No space left on device")
+
+    monkeypatch.setattr(policy.model, "save_pretrained", save_pretrained)
+    with pytest.raises(OSError, match="model.partial: No space left on device"):
+        learner.save_model(policy, tokenizer, tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 @pytest.mark.parametrize(
