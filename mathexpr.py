@@ -35,10 +35,11 @@ MAX_EXPONENT_BITS = 40  # of an integer in an exponent
 MAX_FACTORIAL_BITS = 12  # of n in n! and in binomials: 4095! has 43,000 bits
 
 # How far apart two equal values may be, relative to the larger one.
-EXACT = sp.Rational(1, 10**15)  # for evaluation to 30 digits; two rational numbers have to be equal
+EXACT = sp.Rational(1, 10**50)  # for evaluation to 60 digits; two rational numbers have to be equal
 ROUNDED = sp.Rational(2, 10**6)  # where one is a decimal, which may round the other: 0.333333 for 1/3
 TOLERANCE = (EXACT, ROUNDED, sp.Rational(1, 10**9))  # by how many of the two are decimals
 APPROXIMATE = sp.Rational(1, 100)  # of the two sides of `\approx`
+PRECISION, NOISE = 60, sp.Float("1e-120")  # digits of an evaluation, and what it may leave of a zero
 
 
 # ---- Tables: what a token means ----
@@ -93,6 +94,8 @@ CLOSING |= {r"\lfloor": [r"\rfloor"], r"\lceil": [r"\rceil"]}
 UNORDERED = {",", "and", r"\{\}", "FiniteSet", "Union"}  # kinds of values with parts in any order
 BARS = {"|": sp.Abs, r"\lfloor": sp.floor, r"\lceil": sp.ceiling}
 ALL_CLOSING = {closing for choices in CLOSING.values() for closing in choices} - {"|"}  # `|` opens as well
+ALL_OPENING = CLOSING.keys() - {"|"}
+NAME_ENDS = RELATIONS | SEPARATORS | ALL_CLOSING
 NO_VALUE = {"END", "_", *SEPARATORS, *RELATIONS, *PRECEDENCE, *ALL_CLOSING}  # no value starts with these
 
 
@@ -120,7 +123,7 @@ TOKEN = re.compile(
     """,
     re.VERBOSE,
 )
-LABEL = r"(?:\\[A-Za-z]+|[A-Za-z][A-Za-z ]{2,}|[A-Z]+|[a-z])(?:_[^(),]+)?'*(?:\([A-Za-z0-9,]*\))?"
+LABEL = r"(?!not)(?:\\[A-Za-z]+|[A-Za-z][A-Za-z ]{2,}|[A-Z]+|[a-z])(?:_[^(),]+)?'*(?:\([A-Za-z0-9,]*\))?"
 LINES = r"\\(?:angle|triangle|over(?:line|rightarrow))"
 POINTS = rf"(?:m|[A-Za-z][A-Za-z ]+)?(?=.*[A-Z])(?:{LINES}|frac|[A-Z](?:_\w)?'*|[][|/{{}}])+"
 NAME = rf"{LABEL}|\({LABEL}(?:,{LABEL})*\)|{POINTS}"  # x, f(x), (p,q), |AB|: goes left of a relation
@@ -247,12 +250,12 @@ class Parser:
     def name(self) -> Any:
         """What is left of a relation sign if it names something, as one symbol: f(x) is no product there."""
         end, depth = self.at, 0
-        while self.tokens[end] != "END" and (depth or self.tokens[end] not in RELATIONS):
-            depth += (self.tokens[end] in ("(", "[")) - (self.tokens[end] in (")", "]"))
+        while (token := self.tokens[end]) != "END" and (depth or token not in NAME_ENDS):
+            depth += (token in ALL_OPENING) - (token in ALL_CLOSING)
             end += 1
         name = "".join(self.tokens[self.at : end])
-        names = QUANTITY if self.tokens[end] == "=" else NAME
-        if self.tokens[end] == "END" or name.startswith(r"\begin") or not re.fullmatch(names, name):
+        names = QUANTITY if token == "=" else NAME
+        if token not in RELATIONS or name.startswith(r"\begin") or not re.fullmatch(names, name):
             return None
         self.at = end
         return sp.Symbol(name)
@@ -426,10 +429,13 @@ def relate(ops: list[str], sides: list[Any], done: list[bool]) -> tuple[Any, boo
         ops, sides = [op.translate(MIRRORED) for op in reversed(ops)], sides[::-1]
     if not set(ops) <= {"=", "~"}:
         return Group(" ".join(ops), tuple(sides)), is_solved(sides, done, ordered=True)
-    if not any(kind_of(side)[0] or side.free_symbols for side in sides):  # 2 + 2 = 4, or 2/3 ~ 0.67
+    numbers = not any(kind_of(side)[0] or side.free_symbols for side in sides)
+    if numbers:  # 2 + 2 = 4, or 2/3 ~ 0.67
         for op, side in zip(ops, sides[1:], strict=True):
             if not same_expressions(sides[0], side, APPROXIMATE if op == "~" else EXACT):
                 raise ValueError("the sides differ")
+    # A chain, also of what is no number: (x+1)(x-1) = x^2-1.
+    if numbers or not any(map(is_name, sides)) and all(equal(sides[0], side) for side in sides[1:]):
         best = next((i for i, op in enumerate(["=", *ops]) if op == "=" and done[i]), 0)
         return sides[best], done[best]
     if is_name(sides[0]) and all(equal(sides[1], side) for side in sides[2:]):  # x = 1/2 = 0.5
@@ -667,7 +673,7 @@ def numeric(value: Any, symbols: set[Any], index: int) -> tuple[Any, bool]:
         symbol: sp.Rational(random.randint(low, high), parts) * random.choice(signs)
         for symbol in sorted(symbols, key=str)
     }
-    found = value.evalf(30, subs=point)
+    found = value.evalf(PRECISION, subs=point)
     if not found.is_number or not found.is_finite:
         return None, False
     return found, not symbols or all(is_real_at(part, point) for part in value.atoms(sp.Pow, sp.log))
@@ -687,14 +693,16 @@ def same_expressions(a: Any, b: Any, tolerance: Any) -> bool:
         if tolerance == EXACT or a.is_Integer or b.is_Integer:  # integers are never rounded
             return a == b
         return bool(abs(a - b) <= tolerance * max(abs(a), abs(b)))
+    apart = a - b
+    if tolerance == EXACT and apart.is_Rational and apart != 0:  # 3^{200}\pi+1 and 3^{200}\pi seem equal
+        return False
     symbols, agreed, real_points = a.free_symbols | b.free_symbols, [], 0
     smooth = is_smooth(a) and is_smooth(b)
     for index in range(len(SAMPLES) if symbols else 1):
         (x, x_real), (y, y_real) = numeric(a, symbols, index), numeric(b, symbols, index)
         if x is None or y is None:
             continue
-        scale = max(magnitude(x), magnitude(y)) if x and y else sp.Float("1e-50")  # a zero is rarely exact
-        close = bool(magnitude(x - y) <= tolerance * scale)
+        close = bool(magnitude(x - y) <= max(tolerance * max(magnitude(x), magnitude(y)), NOISE))
         if x.is_real and y.is_real and x_real and y_real:
             if not close:
                 return False

@@ -46,7 +46,9 @@ EMPTY = re.compile(
 )
 # What joins boxes to one answer. Without a comma or a word the last box gives the same answer again.
 GAP = r"(?:[\s$~]|\\[()\[\],;\\ ]|\\q?quad)*"
-JOINT = re.compile(rf"{GAP}(?:[,;]{GAP})?(?:\\text\s*\{{\s*(?:and|or)\s*\}}|and|or){GAP}|{GAP}[,;]{GAP}")
+NAMED = rf"([A-Za-z])(?:_\{{?[0-9]\}}?)?\s*={GAP}"  # x = \boxed{{2}} or x = \boxed{{3}}
+JOINT = rf"{GAP}(?:(?:[,;]{GAP})?(?:\\text\s*\{{\s*(?:and|or)\s*\}}|and|or)|[,;]){GAP}(?:{NAMED})?"
+JOINT, NAMED = re.compile(JOINT), re.compile(NAMED + "$")
 
 
 def box_at(text: str, start: int) -> tuple[str | None, int]:
@@ -72,7 +74,8 @@ def last_boxes(text: str) -> list[str]:
         content, end = box_at(text, start)
         if content is None and end == start:
             continue  # the word alone
-        if content is None or (boxes and not JOINT.fullmatch(text, end, at)):
+        joint, named = JOINT.fullmatch(text, end, at), NAMED.search(text[max(start - 20, 0) : start])
+        if content is None or (boxes and not (joint and joint[1] in (None, named and named[1]))):
             break
         if EMPTY.fullmatch(content):
             empty = [""]
@@ -111,8 +114,9 @@ def given_for(boxes: list[str], truth: str) -> str:
     """Several boxes together answer a list, such as `2, 3`; for anything else the last one counts."""
     if len(boxes) == 1 or plain_number(truth.strip(" $")) is not None:
         return boxes[-1]
-    outside = re.sub(INSIDE, "", re.sub(INSIDE, "", truth))
-    is_list = re.search("[,;]", outside) or re.search(r"\b(?:and|or)\b", truth)
+    bare = re.sub(r"\\(?:[{}]|[lr]brace)", "", truth)  # a set is a list too
+    outside = re.sub(INSIDE, "", re.sub(INSIDE, "", bare))
+    is_list = re.search("[,;]", outside) or re.search(r"\b(?:and|or)\b|\\pm(?![a-z])|±", truth)
     return ", ".join(boxes) if is_list else boxes[-1]
 
 
@@ -315,6 +319,7 @@ def split_units(text: str) -> tuple[str, set[str]]:
 DECIMAL = r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?"
 NUMBER = re.compile(rf"{DECIMAL}|[+-]?[0-9]+/0*[1-9][0-9]*")
 THOUSANDS = re.compile(r"[+-]?[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])[^,]*")  # 1,234\pi, but not 1,234,5
+TWO_NUMBERS = re.compile(r"[+-]?[0-9]{3}(?:,[1-9][0-9]{2})+(?![0-9,])")
 MIXED = re.compile(
     r"(?<![0-9.^_])([0-9]+) ?(?:\\frac\{([0-9]+)\}\{([0-9]+)\}|(?<= )([0-9]+)/([0-9]+))(?P<more>\+[0-9]+$)?"
 )
@@ -366,7 +371,8 @@ def quick_match(given: str, truth: str) -> bool | None:
 
 
 def spellings(text: str) -> list[str]:
-    """Ways to read a text: "5,120" is one number or two. A mixed number becomes a fraction."""
+    """Ways to read a text: "125,200" is one number or two, "5,120" and "125,000" are one. A mixed number
+    becomes a fraction."""
 
     def as_fraction(found: re.Match[str]) -> str:
         above, below = int(found[2] or found[4]), int(found[3] or found[5])
@@ -374,7 +380,10 @@ def spellings(text: str) -> list[str]:
         return f"({whole * below + above}/{below})" if 0 < above < below else found[0]
 
     text = MIXED.sub(as_fraction, text)
-    return [text, text.replace(",", "")] if THOUSANDS.fullmatch(text) else [text]
+    if not THOUSANDS.fullmatch(text):
+        return [text]
+    number = text.replace(",", "")
+    return [text, number] if TWO_NUMBERS.match(text) else [number]
 
 
 def answers_match(given: str, truth: str) -> bool:
@@ -386,6 +395,11 @@ def answers_match(given: str, truth: str) -> bool:
         quick = quick_match(given, truth)
         if quick is not None:
             return quick
+        # The same said twice: `3/4 or 75%`, `3/4 (0.75)`
+        parts = re.split(r"\\text\{or\}|\bor\b|\((?=[^()]*[.%][^()]*\)$)", given)
+        names = {part.rpartition("=")[0].strip() for part in parts} - {""}
+        if len(parts) > 1 >= len(names) and all(answers_match(part.rstrip(")"), truth) for part in parts):
+            return True
         # Not at the top: a parent that leaves this to its workers never pays half a second for sympy.
         from mathexpr import TOLERANCE, parse, same
 

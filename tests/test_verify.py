@@ -496,6 +496,33 @@ RIGHT = {
         (r"\textbf{Answer: }42", "42"), ("the answer is 2, 3", "2,3"), ("**Answer:** 42", "42"),
         ("the answer is: (1,2)", "(1,2)"),
     ],
+    "zeros and small terms": [
+        ("(a+b-c)(a+b+c)", "(a+b)^2-c^2"), ("(y-2x)(y+x)", "y^2-yx-2x^2"), ("(b-3a)(b+a)", "b^2-2ab-3a^2"),
+        (r"\sqrt{2}(x+16)", r"\sqrt2 x+16\sqrt2"), ("|x-16|", r"\sqrt{(x-16)^2}"),
+        ("(x-y)(x-z)(y-z)", "x^2y-x^2z-xy^2+xz^2+y^2z-yz^2"), ("e^{50}+1", "1+e^{50}"),
+        (r"3^{100}\sqrt2+5", r"5+3^{100}\sqrt{2}"), ("2^{100}x+1", "1+x2^{100}"),
+    ],
+    "names up to `and`, `or` and closing brackets": [
+        (r"f(x)=x \text{ and } f(x)=-x", "$f(x)=x,f(x)=-x$"), ("x=a or x=b", "x=a,x=b"),
+        ("x=b or x=a", "x=a,x=b"),
+        (r"x<a \text{ or } x>b", "x<a, x>b"), (r"f(n)=n \text{ and } g(n)=1", "$f(n)=n$, $g(n)=1$"),
+        (r"\boldsymbol{M=2^{N-2}+1}", "$M=2^{N-2}+1$"), (r"{X_{d}=125-1.25 P}", "X_{d}=125-1.25 P"),
+        (r"\frac{x}{A}+\frac{y}{B}=1", r"\frac{x}{A}+\frac{y}{B}-1=0"),
+        (r"y=\frac{x}{AB}", r"\frac{x}{AB}=y"),
+        (r"\frac{v}{LC}+u=\frac{w}{LC}", r"u+\frac{v}{L C}=\frac{w}{L C}"), ("{x=2}", "2"),
+        ("the note=5", "5"),
+    ],
+    "chains of what is no number": [
+        ("x^2-1=(x-1)(x+1)", "x^2-1"), (r"\frac{n(n+1)}{2}=\frac{n^2+n}{2}", r"\frac{n(n+1)}{2}"),
+        (r"\binom{2n}{n}=\frac{(2n)!}{n!^2}", r"\binom{2n}{n}"), ("(2,3)=(2,3)", "(2,3)"), ("2x+x=3x", "3x"),
+        ("(x+1)^2=x^2+2x+1=x(x+2)+1", "x^2+2x+1"), (r"\{1,2\}=\{2,1\}", "1,2"), ("x^2-1", "x^2-1=(x-1)(x+1)"),
+    ],
+    "the same said twice": [
+        (r"\frac34 \text{ or } 0.75", "3/4"), (r"\frac{3}{4} \text{ or } 75\%", "3/4"),
+        (r"\frac34 (0.75)", "3/4"),
+        ("0.75 (75%)", "3/4"), ("x=3/4 or x=0.75", "3/4"), ("2x or x+x=2x", "2x"), ("2,3 or 3,2", "2,3"),
+        (r"\frac34, or 0.75", "0.75"), (r"\frac{1}{3} (\approx 0.333333)", "1/3"),
+    ],
 }  # fmt: skip
 WRONG = {
     "names tell which value is which": [
@@ -614,7 +641,10 @@ WRONG = {
         ("(C) 12 (D) 13", "C"), ("(C) 12", r"\text{(C) }13"),
     ],
     "commas in numbers": [
-        ("1,000,5", "10005"), ("1,234,5", "12345"), ("1,000,2,000", "10002000"), ("100,200,30", "10020030"),
+        ("1,000,5", "10005"), ("5,00", "5,000"), ("55,0", "55,000"), ("5,0000", "5,000"), ("0, 55", "55,000"),
+        ("(5,0)", "5,000"), (r"\{5,0\}", "5,000"), ("5 and 120", "5,120"), ("1, 234", "1,234"),
+        ("10, 0, 0", "10,000,000"), ("100, 0", "100,000"), ("100, 20", "100,020"), ("1,234,5", "12345"),
+        ("1,000,2,000", "10002000"), ("100,200,30", "10020030"),
         ("12345", "1,234,5"), ("1,000,2,000", "1000,2001"),
     ],
     "marks between digits": [
@@ -687,6 +717,28 @@ WRONG = {
     "answer as a word": [
         ("The answer is not 42", "42"), ("Answer: 41", "42"), ("The answer is", "42"), ("Answer: C", "D"),
         ("The answer is 42 or 43", "42"), ("answers 42", "42"),
+    ],
+    "zeros and small terms": [
+        ("(a+b-c)(a+b-c)", "(a+b)^2-c^2"), ("(a+b-c)(a+b+2c)", "(a+b)^2-c^2"), ("|x-16|", "x-16"),
+        ("x", "x-16"),
+        ("10^{-130}x", "0"), ("e^{50}+1", "e^{50}"), (r"3^{100}\sqrt2", r"3^{100}\sqrt2+5"),
+        ("2^{100}x+1", "2^{100}x+2"), (r"\sqrt{2}+10^{-16}", r"\sqrt2"), (r"3^{200}\pi+1", r"3^{200}\pi"),
+        (r"2^{100}x+y", r"2^{100}x+2y"),
+    ],
+    "names up to `and`, `or` and closing brackets": [
+        (r"x=t \text{ or } x=5", "5"), ("a=b or c=5", "5"), ("k=n or k=3", "3"), (r"\text{not }x=5", "5"),
+        ("not x<5", "x<5"), ("x=a and x=b", "b"), ("x=a or x=b", "x=a,x=c"), ("{x=2", "2"), ("x=2}", "2"),
+        (r"\frac{x}{A}+\frac{y}{B}=1", r"\frac{x}{A}+\frac{y}{B}+1=0"),
+        (r"y=\frac{x}{AB}", r"y=\frac{x}{AC}"),
+    ],
+    "chains of what is no number": [
+        ("x^2-1=(x-1)(x+2)", "x^2-1"), ("x^2-1=(x-1)(x+1)=0", "x^2-1"), ("(2,3)=(3,2)", "(2,3)"),
+        ("x^2+1=2x^2", "x^2+1"), ("3x+2x", "5x"), ("8=9-x", "8"), ("x=y", "x+1=y+1=z"), ("2x=x+x=4", "4"),
+    ],
+    "the same said twice": [
+        ("3/4 or 0.76", "3/4"), (r"\frac34 (0.76)", "3/4"), ("x=5 or y=5", "5"), ("3 or 4", "4"),
+        ("5 (5.1)", "5"),
+        ("2(1.5)", "2"), ("2,3 or 2,4", "2,3"), ("3/4 or", "3/4"), ("3+9-4 or 8", "8"),
     ],
 }  # fmt: skip
 JUDGED = [
@@ -819,6 +871,18 @@ def test_verify():
         (r"\boxed{10} and then \boxed{42}", "10,42", False),
         (r"\boxed{5} and \boxed{1,000}", "1,000", True),
         (r"\boxed{8} and \boxed{(1,2)}", "(1,2)", True),
+        (r"\boxed{1+\sqrt{19}} and \boxed{1-\sqrt{19}}", r"1 \pm \sqrt{19}", True),
+        (r"\boxed{-2}, \boxed{1+\sqrt5}, and \boxed{1-\sqrt5}", r"\{1\pm\sqrt{5},-2\}", True),
+        (r"\boxed{2}\text{ and }\boxed{3}", r"\{2,3\}", True),
+        (r"\boxed{2}, \boxed{3}", r"\left\{ 3, 2 \right\}", True),
+        (r"x = \boxed{2} or x = \boxed{3}", "2,3", True),
+        (r"\(x_1=\boxed{2}\), \(x_2=\boxed{3}\)", "2,3", True),
+        (r"x = \boxed{2} or y = \boxed{3}", "2,3", False),
+        (r"\boxed{2} or x = \boxed{3}", "2,3", False),
+        (r"x = \boxed{2} or x = \boxed{3}", "3", True),  # the last, as above
+        (r"\boxed{2} and \boxed{3}", r"\{3\}", True),
+        (r"\boxed{2} and \boxed{3}", r"\pm 2", False),
+        (r"\boxed{1}, \boxed{2} and \boxed{3}", r"\{2,3\}", False),
     ],
 )
 def test_several_boxes(response, truth, expected, pool):
