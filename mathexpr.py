@@ -103,7 +103,7 @@ NO_VALUE = {"END", "_", *SEPARATORS, *RELATIONS, *PRECEDENCE, *ALL_CLOSING}  # n
 
 FIGURES = ".0123456789"  # a number starts with one
 NUMBER = r"(?:[0-9]{1,400}(?:\.[0-9]{1,400})?|\.[0-9]{1,400})(?:[eE][+-]?[0-9]{1,3}(?![0-9A-Za-z.]))?"
-SUBSCRIPT = r"_(?:\{(?:[^{}]|\{[^{}]*\})*\}|\\?[A-Za-z]|[0-9]+)"
+SUBSCRIPT = r"_(?:\{(?:[^{}]|\{[^{}]*\})+\}|\\?[A-Za-z]|[0-9]+)"
 TOKEN = re.compile(
     rf"""
     (?P<text> \\text\ ?\{{ (?P<words>[^{{}}]*) \}})
@@ -118,7 +118,7 @@ TOKEN = re.compile(
     | {NUMBER}(?![0-9])
     | \\[A-Za-z]+ | \\. | [A-Za-z]+(?![_'])
     | \*\* | <= | >= | != | == | [-+*/^_=<>(){{}}\[\],;:|!%&]
-    | (?P<space> \s | \.(?![0-9]))
+    | (?P<space> \s | \.(?![.0-9]))
     | (?P<unknown> .)
     """,
     re.VERBOSE,
@@ -271,6 +271,8 @@ class Parser:
             if op == "!":
                 value = sp.factorial(bounded(value, MAX_FACTORIAL_BITS))
             elif op == "%":
+                if self.accept("%"):
+                    raise ValueError("a percentage of a percentage")
                 value = bounded(value) / self.percent
             else:
                 right_floor = POWER if op == "^" else PRECEDENCE[op] + 1  # 2^3^2 is 2^(3^2), 7-3-2 (7-3)-2
@@ -335,7 +337,9 @@ class Parser:
             value = choose(self.atom(), self.atom())
         elif token == "sqrt":
             index = self.bracketed("[") if self.accept("[") else sp.Integer(2)
-            value = self.operate("^", self.atom(), 1 / bounded(index))
+            base, odd = self.atom(), bounded(index).is_odd
+            sign = -1 if odd and isinstance(base, sp.Expr) and base.is_negative else 1  # \sqrt[3]{-8} is -2
+            value = sign * self.operate("^", sign * base, 1 / index)
         elif token == r"\det":
             value = self.atom().det()
         elif token in CLOSING:
@@ -424,6 +428,9 @@ def bounded(value: Any, bits: int = MAX_BITS) -> Any:
 
 def relate(ops: list[str], sides: list[Any], done: list[bool]) -> tuple[Any, bool]:
     """(the value of `sides` with `ops` between them, whether it is finished); done: the same of each side."""
+    tuples = ops == [r"\in"] or (is_name(sides[0]) and re.match(r"\(.*,", str(sides[0])))
+    if tuples and isinstance(sides[1], sp.Expr) and sides[1].is_number:
+        raise ValueError("a number where a set or a tuple is needed")  # x \in 5, (x,y) = 5
     ops = ["="] if ops == [r"\in"] else ops
     if set(ops) <= {">", ">="}:  # C > B > A is A < B < C
         ops, sides = [op.translate(MIRRORED) for op in reversed(ops)], sides[::-1]

@@ -127,7 +127,7 @@ UNICODE = r"""- −‐‑‒–—―⁃; \times ×; \cdot ·⋅∙•∗; \div 
 \approx ≈≃; = ≡; \le ≤⩽≦; \ge ≥⩾≧; \ne ≠; \infty ∞; \cup ∪; \cap ∩; \in ∈; \setminus ∖; \emptyset ∅⌀
 \land ∧; \lor ∨; \pm ±; \mp ∓; \sqrt √; \sqrt[3] ∛; ^\circ °∘˚º; \angle ∠; \triangle △; \mathbb{R} ℝ
 \mathbb{Z} ℤ; \mathbb{N} ℕ; \mathbb{Q} ℚ; ( ⟨〈; ) ⟩〉; \lfloor ⌊; \rfloor ⌋; \lceil ⌈; \rceil ⌉; \$ €£¥₹₩₽
-\text{cents} ¢; \Delta ∆; , 、; . 。"""
+\text{cents} ¢; \AA Å; \Delta ∆; \Rightarrow ⇒⟹; \therefore ∴; \checkmark ✓✔✅; , 、; . 。"""
 CHARACTERS = {ord(c): f"{pair[0]} " for pair in map(str.split, re.split("; |\n", UNICODE)) for c in pair[1]}
 GREEK = """alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma
 sigma tau upsilon phi chi psi omega"""
@@ -138,7 +138,7 @@ CHARACTERS |= {ord("Α") + i: rf"\{name.title()} " for i, name in enumerate(GREE
 IGNORED = """left right middle big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr boldsymbol bm
 pmb bf it rm sf tt sl em cal mathstrut strut underline ensuremath tiny scriptsize footnotesize small
 normalsize large Large LARGE huge Huge textstyle scriptstyle nolimits nonumber notag smash mathop mathord
-mathrel centering bfseries quad qquad thinspace enspace displaystyle limits hfill"""
+mathrel centering bfseries quad qquad thinspace enspace displaystyle limits hfill checkmark"""
 COMMANDS = dict.fromkeys([*",;:> \n!()[]", *IGNORED.split()], " ")
 COMMANDS |= {"%": "%", "$": r"\text{dollars}", "degree": r"^\circ ", "colon": ":"}
 FONTS = "bf it rm normal sf tt up".split()
@@ -168,7 +168,8 @@ def multiplied(found: re.Match[str]) -> str:
     return f"{value.numerator}{found[2] or ' '}" if value.denominator == 1 else found[0]
 
 
-BEFORE, STARS = r"(^|[=,:;({]|\b(?:and|or)\b)", r"\*{1,3}"  # what stands before a value, and round it
+LEAD = r"(?:the )?(?:final |correct )?answer\b(?: is\b)?:?|(?:ans|total):|(?:about|approximately)\b"
+BEFORE, STARS, WORDS = r"(^|[=,:;({]|\b(?:and|or)\b)", r"\*{1,3}", r"\\text ?\{([^{}]*)\}"
 ALONE = r"(?![0-9/]| [0-9]| ?\\frac)"  # 1 000 is one number, 1 100/200 a mixed one
 COUNTED = r"([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+(?:\.[0-9]+)?)"
 # (pattern, what replaces it), in this order.
@@ -187,11 +188,11 @@ REWRITES = [
     (r"^ ?(?:Rs|USD?)\b[. ]*(?=(?:\\text\{dollars\} ?)?[0-9])", ""),
     # Markdown's **5**, and quotes.
     (rf"{BEFORE} ?(?:{STARS}([^*]+){STARS}|__?([^_]+)__?)(?= |$|[,.;:)}}])", r"\1 \2\3"),
-    (r"(?i)^( ?\\text ?\{)? ?(?:the )?(?:final |correct )?answer\b(?: is\b)?:? ?", r"\1"),
+    (rf"(?i)^( ?\\text ?\{{)? ?(?:{LEAD}) ?", r"\1"),
     (r"^ ?(?:\"|``?|')([^\"'`]*)(?:\"|''?|`)[ .]*$", r"\1"),
     (r"\^ ?\{(-?[0-9])\}(?= ?\})", r"^\1"),  # braces round an exponent in \text{m s^{-1}}
     (r"\\text ?(?!\{(?:[^{}\\]|\\cdot)*\})", ""),  # around mathematics
-    (r"\\frac ?\{ ?\\text ?\{([^{}]*)\} ?\} ?\{ ?\\text ?\{([^{}]*)\} ?\}", r"\\text{\1/\2}"),
+    (rf"\\frac ?\{{ ?{WORDS} ?\}} ?\{{ ?{WORDS} ?(\^\{{?[0-9]\}}?)? ?\}}", r"\\text{\1/\2}\3"),
     (r"(?<![0-9])([0-9]*)\.([0-9]{0,9}?)([0-9]{1,9}?)\3{2,} ?(?:\.\.\.+|\\[lc]?dots)", repeating),
     (r"(\.[0-9]+ ?)(?:\.\.\.+|\\[lc]?dots) ?$", r"\1"),  # 3.14... is a decimal
     (r"\.\.\.+", r"\\dots "),
@@ -203,8 +204,10 @@ REWRITES = [
     (rf"(?<![0-9.,^_])[1-9][0-9]{{0,2}}(?: [0-9]{{3}})+{ALONE}", lambda found: found[0].replace(" ", "")),
     (rf"(?<![0-9.]){COUNTED} ?(\\text ?\{{)? ?({'|'.join(FACTORS)})s?\b", multiplied),
     (r"\\text ?\{ ?\}", " "),
+    (r"(?<=[0-9}]) ?\((?:\\text ?\{ ?([A-Za-z]+) ?\}|([a-z]{4,}))\)$", r"\\text{\1\2}"),  # 12 (hours)
+    (r"(?<=[0-9}]) ?(?:[元个人天岁种次本只]|(?:平方|立方)?[厘千分毫]?米)$", ""),
     (r"& ?(?=[=<>])", ""),  # in `aligned`
-    (r"^ ?\\approx", ""),
+    (r"^ ?\\(?:approx|sim|Rightarrow|implies|therefore)(?![a-z])", ""),
     (r"^([^:,;()=]+):([^:,;()=]+):([^:,;()=]+)$", r"(\1:\2,\2:\3)"),  # 1:2:3 as two ratios
     (r"\\mathbb ([A-Z])", r"\\mathbb{\1}"),
     (r"(\\\{ ?[A-Za-z](?: ?\\in ?\\mathbb\{[A-Z]\})?) ?:", r"\1|"),  # {x : x > 0}
@@ -253,6 +256,7 @@ def normalize(text: str) -> str:
 UNITS = """degree deg; meter m metre; centimeter cm; millimeter mm; kilometer km; inch in inches;
 foot feet ft; yard yd; mile mi; second s sec; minute min; hour h hr; day; week; month; year yr; gram g;
 kilogram kg; pound lb; milligram mg; ounce oz; ton; liter l L; milliliter ml mL; gallon gal; quart; cup;
+nanometer nm; ohm Omega; kilojoule kJ; kilocalorie kcal; electronvolt eV;
 dollar USD; cent; euro; way; newton N; joule J; watt W; volt V; pascal Pa; hertz Hz; kelvin K; mole mol;
 radian rad; erg; mph; piece; unit; point; person people; student; page; percent pct percentage;
 of each; th st nd rd"""
@@ -266,24 +270,31 @@ UNIT = re.compile(
     | (?:/|\\cdot\ ?)? \\text\ ?\{[^{}]*\}                      # \text{cm}, /\text{s}
       (?:\^\{?-?[0-9]\}?)?                                      # ^2, ^{-3}
     | (?:(?<=[0-9})])|(?<=\\pi))\ ?    # bare, after a number: 10 cm, 15 m/s
-      (?:[A-Za-z]{3,}|[ckm]m|kg|ft|sq|(?<=\ )[A-Za-z](?=/))(?:\ [A-Za-z]{2,})* (?:\^\{?-?[0-9]\}?)?
+      (?:[A-Za-z]{3,}|[ckm]m|kg|ft|sq|(?<=[ }])Hz|(?<=\ )(?:eV|kJ|[A-Za-z](?=/))) (?:\ [A-Za-z]{2,})*
+      (?:\^\{?-?[0-9]\}?)?
       (?:/[A-Za-z]+(?:\^\{?-?[0-9]\}?)?)? (?![A-Za-z(^_])
     """,
     re.VERBOSE,
 )
+SYMBOL = r"([A-Za-z]|nm)| ?\{?(\\mu ?[A-Za-z]|\\Omega|\\AA|M(?=_))(?:_\{?(\\odot)\}?)?\}?"
+SYMBOL = re.compile(rf"(?<=[0-9}})])(?: {SYMBOL})(\^\{{?[0-9]\}}?)?$")  # 10 m, 10\mu m
+TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])[^=,]*$")
 # One factor of a unit: (/), (square), name, (^2), (squared).
 FACTOR = r"(?: ?(/|per ))? ?(?:(square|sq|cubic|cu) )?([A-Za-z]+)(?:\^(-?[0-9])| (squared|cubed))?"
 # Words after a number that change it. After any others it is a number of something: 5 apples.
-NOT_NOUNS = """or and to than less more fewer greater least most over under below above about minus plus
-mod base by divided multiplied factorial half halves third quarter fourth fifth tenth hundredth thousandth
-negative positive not no if when for with only infinity inf pi theta alpha beta gamma lambda sigma phi
-omega sqrt sin cos tan log ln"""
+NOT_NOUNS = """or and to than less more fewer greater least most over under below above about minus plus mod
+base by divided multiplied factorial half halves third quarter lakh crore score gross except excluding
+doubled tripled halved added subtracted increased decreased reduced one two three four five six seven eight
+nine ten twice negative positive not no if when for with only infinity inf pi theta alpha beta gamma lambda
+sigma phi omega sqrt sin cos tan log ln"""
+ORDINAL = re.compile(r"(?:four|fif|six|seven|eigh|nin|ten|elf|teen|tie|dred|sand|llion)ths?\b|llions?\b")
 NOT_NOUNS = {*NOT_NOUNS.split(), *FACTORS, *POWERS}
 
 
 def is_noun(words: str) -> bool:
     no_noun = any({word, word.removesuffix("s")} & NOT_NOUNS for word in words.lower().split())
-    return bool(re.fullmatch(r"[A-Za-z]{2,}(?: [A-Za-z]+)*", words)) and not no_noun
+    noun = re.fullmatch(r"[A-Za-z]{2,}(?: [A-Za-z]+)*", words)
+    return bool(noun) and not no_noun and not ORDINAL.search(words.lower())
 
 
 def is_count(text: str) -> bool:
@@ -296,10 +307,12 @@ def split_units(text: str) -> tuple[str, set[str]]:
     units: set[str] = set()
 
     def drop(found: re.Match[str]) -> str:
+        if "circ" in found[0] and TRIGONOMETRY.search(text, 0, found.start()):
+            return r"\frac{\pi}{180}"
         if "circ" in found[0] or found["modulus"]:
             units.add(found["modulus"] or "degree^1")
             return " "
-        words, names = re.sub(r"\\text|\\cdot|[{}]", "", found[0]).replace(".", " ").strip(), set()
+        words, names = re.sub(r"\\text|\\cdot|[\\{}]", "", found[0]).replace(".", " ").strip(), set()
         for per, before, word, power, after in re.findall(FACTOR, words):
             name = UNIT_NAMES.get(word) or UNIT_NAMES.get(word.lower().removesuffix("s"))
             names.add(name and f"{name}^{'-' * bool(per)}{power or POWERS[before or after]}")
@@ -327,7 +340,8 @@ MIXED = re.compile(
 COUNT = re.compile(r"(?:[-+0-9 ./{}()^%]|\\(?:frac|sqrt|pi|times|cdot)(?![a-z]))+")
 # A choice: (C), C), Option C, and (C) 12, but not `A, C`.
 OPTION = r"(?i:(?:the )?(?:correct )?(?:option|choice)(?: is)?:? ?)?"
-CHOICE = re.compile(OPTION + r"(?:\(([A-J])\)|([A-J])[).:]?)(?P<rest>(?<=[).:]) ?(?!.*\b[A-J]\b).+)?")
+REST = r"(?P<rest>(?<=[).:]) ?(?!(?:or|and|not)(?![a-z]))(?!.*\b[A-J]\b).+)?"
+CHOICE = re.compile(OPTION + r"(?:\(([A-J])\)|([A-J])[).:]?)" + REST)
 
 
 def choice(text: str) -> tuple[str, str]:
@@ -386,15 +400,29 @@ def spellings(text: str) -> list[str]:
     return [text, number] if TWO_NUMBERS.match(text) else [number]
 
 
+def same_way_round(given: str, truth: str) -> tuple[str, str]:
+    """Two equations, one of them turned if that puts a side they share on the same side: `y=x` and `x=y`."""
+    (left, *right), (other, *other_right) = given.split("="), truth.split("=")
+    if len(right) == len(other_right) == 1 and left != other:
+        if right == [other]:
+            given = f"{other}={left}"
+        elif other_right == [left]:
+            truth = f"{left}={other}"
+    return given, truth
+
+
 def answers_match(given: str, truth: str) -> bool:
     """Whether two answers mean the same. Never raises, but may take long: see VerifierPool."""
     try:
         given, truth = normalize(given), normalize(truth)
         if is_count(split_units(truth)[0]):  # elsewhere `5 m` may be a product
-            given = re.sub(r"(?<=[0-9})]) ([A-Za-z])(\^\{?[0-9]\}?)?$", r"\\text{\1}\2", given)
+            given = SYMBOL.sub(r"\\text{\1\2\3}\4", given)
         quick = quick_match(given, truth)
         if quick is not None:
             return quick
+        given, truth = same_way_round(given, truth)
+        letter, rest = choice(re.sub(r"^\\text\{([^{}]*)\}", r"\1", given))
+        given = rest if rest and letter not in truth else given
         # The same said twice: `3/4 or 75%`, `3/4 (0.75)`
         parts = re.split(r"\\text\{or\}|\bor\b|\((?=[^()]*[.%][^()]*\)$)", given)
         names = {part.rpartition("=")[0].strip() for part in parts} - {""}
@@ -404,7 +432,10 @@ def answers_match(given: str, truth: str) -> bool:
         from mathexpr import TOLERANCE, parse, same
 
         given, truth = split_units(given)[0], split_units(truth)[0]
-        percents = (100, 1) if ("%" in given) != ("%" in truth) else (1,)  # 28% is 28 or 0.28
+        percents = [1]
+        if ("%" in given) != ("%" in truth):  # 28% is 28 or 0.28, but (3,-2%) is not (3,-2)
+            parts = re.split(r",|\\text\{(?:and|or)\}", given if "%" in given else truth)
+            percents = [100, 1] if all(re.search(r"%\W*$", part) for part in parts) else [100]
         free_signs = (False, True) if r"\pm" in given + truth else (False,)  # of (\pm 1, \pm 2): two, or four
         for percent, free, a, b in product(percents, free_signs, spellings(given), spellings(truth)):
             (x, x_finished), (y, y_finished) = parse(a, percent, free), parse(b, percent, free)

@@ -523,6 +523,46 @@ RIGHT = {
         ("0.75 (75%)", "3/4"), ("x=3/4 or x=0.75", "3/4"), ("2x or x+x=2x", "2x"), ("2,3 or 3,2", "2,3"),
         (r"\frac34, or 0.75", "0.75"), (r"\frac{1}{3} (\approx 0.333333)", "1/3"),
     ],
+    "equations with their sides swapped": [
+        ("y=x", "x=y"), ("BC=AB", "AB=BC"), ("SRMC=MR", "MR=SRMC"),
+        (r"2\theta=\tan\theta", r"\tan \theta = 2\theta"),
+        ("n^2=f(n)", "$f(n)=n^{2}$"), ("E=mc^2", "mc^2=E"), ("V=IR", "IR=V"), ("c^2m=E", "E=mc^2"),
+        (r"\frac{2}{R}=I", r"I=\frac{2}{R}"), ("3=x", "x=3"),
+    ],
+    "symbols of units": [
+        (r"5\ \mu m", "5"), (r"5\ \text{μm}", "5"), (r"900\ \Omega", "900"), (r"5\text{ Å}", "5"),
+        ("10.1 nm", "10.1"),
+        (r"5\text{ kJ/mol}", "5"), (r"2.78\,M_\odot", "2.78"), (r"2.78\,M_{\odot}", "2.78"),
+        (r"5\,\frac{\text{kg}}{\text{m}^3}", "5"), (r"4.4677 \times 10^{14}", r"4.4677 \times 10^{14} Hz"),
+        ("15000", r"15000 \text{ kcal m}^{-2} \text{yr}^{-1}"), ("12 (hours)", "12"),
+        (r"12\ (\text{cm})", "12"),
+        ("18元", "18"), ("18 厘米", "18"), ("18个", "18"), (r"2m\mu", r"2\mu m"),
+    ],
+    "words and marks before a number": [
+        ("about 5", "5"), (r"\text{approximately } 1.07", "1.07"), (r"\sim 1.07", "1.07"),
+        (r"\text{Total: } 5", "5"),
+        ("Ans: 5", "5"), (r"\Rightarrow 5", "5"), ("∴ 5", "5"), (r"\therefore x=5", "5"), ("5 ✓", "5"),
+        (r"5 \checkmark", "5"), (r"\textbf{(C) } 12", "12"), ("(C) 12", "12"), (r"(C)\ \frac{1}{2}", "0.5"),
+        ("C. 12", "12"), ("Answer: (C) 12 cm", "12"), ("(C)(x+1)", "C(x+1)"),
+    ],
+    "roots of negative numbers, degrees in functions": [
+        ("-2", r"\sqrt[3]{-8}"), (r"\sqrt[3]{-2}", r"-\sqrt[3]{2}"), ("-3", r"\sqrt[5]{-243}"),
+        (r"2i", r"\sqrt{-4}"),
+        (r"\sin70^\circ", r"\cos 20^\circ"), (r"\sin(70^\circ)", r"\cos(20^\circ)"),
+        ("1/2", r"\sin 30^\circ"),
+        (r"2\sin 10^\circ\cos 10^\circ", r"\sin 20^\circ"), (r"\frac{\sqrt3}{2}", r"\sin 60^{\circ}"),
+        (r"\tan\theta=1, \theta=45^\circ", r"\tan\theta=1, \theta=45"),
+    ],
+    "marks in the wrong place": [
+        (r"(5\%,6\%)", "(5,6)"), (r"5\% \text{ and } 6\%", "5,6"), (r"\frac52\%", "2.5"), ("x_{a}", "x_a"),
+        ("5.", "5"),
+        (r"x\in\{5\}", "5"), (r"x \in \mathbb{Z}", r"\mathbb{Z}"), ("(x,y)=(5,6)", "(5,6)"),
+        ("f(x,y)=5", "5"),
+        (r"\text{(C) orange}", r"\text{(C)}"),
+    ],
+    "words that change a number": [
+        ("5 months", "5"), ("5 stones", "5"), ("5 paths", "5"),
+    ],
 }  # fmt: skip
 WRONG = {
     "names tell which value is which": [
@@ -739,6 +779,38 @@ WRONG = {
         ("3/4 or 0.76", "3/4"), (r"\frac34 (0.76)", "3/4"), ("x=5 or y=5", "5"), ("3 or 4", "4"),
         ("5 (5.1)", "5"),
         ("2(1.5)", "2"), ("2,3 or 2,4", "2,3"), ("3/4 or", "3/4"), ("3+9-4 or 8", "8"),
+    ],
+    "equations with their sides swapped": [
+        ("y=x", "x=z"), ("y=x", "y"), ("b=a", "c=b"), ("n^2=f(n)", "f(n)=n^3"), ("y=2x", "x=2y"),
+        ("c^2=E", "E=mc^2"),
+    ],
+    "symbols of units": [
+        (r"5\Omega", "6"), (r"5\ \Omega", r"5\text{ m}"), (r"5\mu", "5"), (r"5\mu m g", "5"), ("10 nx", "10"),
+        ("12 (hours)", r"12\text{ minutes}"), ("12(x)", "12"), ("12(abc)", "12"), ("18万", "18"),
+        ("18个", "19"),
+        (r"5\,\frac{\text{kg}}{\text{m}^3}", r"5\,\frac{\text{kg}}{\text{m}^2}"), ("5M", "5"),
+    ],
+    "words and marks before a number": [
+        ("about 5", "6"), ("about 5 or 6", "5"), ("Total: 5", "6"), (r"\Rightarrow 6", "5"), ("✓", "5"),
+        ("(C) 12", "13"), ("(C) 12 or 13", "12"), ("(C) not 12", "12"), ("(K) 12", "12"), ("(12) 5", "5"),
+        ("(C) 12 (D) 13", "12"), ("not about 5", "5"),
+    ],
+    "roots of negative numbers, degrees in functions": [
+        ("2", r"\sqrt[3]{-8}"), (r"\sqrt[3]{-8}", "-2"), (r"\sqrt[4]{-16}", "-2"),
+        (r"\cos 20", r"\cos 20^\circ"),
+        (r"\cos 20^\circ", r"\cos 20"), (r"\sin 30^\circ", "1/2"), (r"\sin70^\circ", r"\sin 20^\circ"),
+    ],
+    "marks in the wrong place": [
+        ("5%%", "5"), ("50%%", "0.005"), (r"5\%\%", r"5\%"), ("5_{}", "5"), ("x_{}", "x"), ("..5", "0.5"),
+        ("(x,y)=5", "5"), (r"x \in 5", "5"), (r"4a^3 \%+ a^2", "4a^3 + a^2"), (r"(3,-2\%,-9)", "(3,-2,-9)"),
+        (r"5\%x", "5x"), (r"\text{(C) } \text{ or } 7", r"\text{(C)}"), ("(C) not 7", "(C)"),
+    ],
+    "words that change a number": [
+        ("5 sixths", "5"), ("5 eighths", "5"), ("5 twelfths", "5"), ("5 millionths", "5"), ("5 lakh", "5"),
+        ("5 crore", "5"), ("5 score", "5"), ("5 gross", "5"), ("5 quadrillion", "5"), ("5 except one", "5"),
+        ("5 doubled", "5"), ("5 added one", "5"), ("5 seventeenths", "5"), ("5 twentieths", "5"),
+        ("5 halved", "5"),
+        (r"5\text{ septillion}", "5"), ("5 fourths", "5"), ("5 hundredths", "5"),
     ],
 }  # fmt: skip
 JUDGED = [
