@@ -49,7 +49,7 @@ SPELLINGS = r"""* \times \cdot \ast; / : to; ^ **; ~ \approx; | \mid \vert; \set
 ; and \land \wedge; or \lor \vee \or; if for when; \\ \cr; \infty infinity oo inf; \pi pi; frac \frac
 ; sqrt \sqrt; \emptyset \varnothing; binom \binom; \dots \ldots \cdots \dotsc \dotsb; log ln \ln
 ; asin arcsin \arcsin; acos arccos \arccos; atan arctan \arctan arctg \arctg; tan tg \tg; cot ctg \ctg
-; Max max \max; Min min \min; sign sgn \sgn"""
+; Max max \max; Min min \min; sign sgn \sgn; \phi \varphi; \epsilon \varepsilon; \theta \vartheta"""
 CANONICAL = {spelling: group.split()[0] for group in SPELLINGS.split(";") for spelling in group.split()}
 
 FUNCTION_NAMES = "sin cos tan cot sec csc sinh cosh tanh exp log asin acos atan acot Max Min sign"
@@ -103,7 +103,7 @@ NO_VALUE = {"END", "_", *SEPARATORS, *RELATIONS, *PRECEDENCE, *ALL_CLOSING}  # n
 
 FIGURES = ".0123456789"  # a number starts with one
 NUMBER = r"(?:[0-9]{1,400}(?:\.[0-9]{1,400})?|\.[0-9]{1,400})(?:[eE][+-]?[0-9]{1,3}(?![0-9A-Za-z.]))?"
-SUBSCRIPT = r"_(?:\{(?:[^{}]|\{[^{}]*\})+\}|\\?[A-Za-z]|[0-9]+)"
+SUBSCRIPT = r"_(?:\{(?:[^{}]|\{[^{}]*\})+\}|\\text\{[^{}]*\}|\\[A-Za-z]+|[A-Za-z]|[0-9]+)"
 TOKEN = re.compile(
     rf"""
     (?P<text> \\text\ ?\{{ (?P<words>[^{{}}]*) \}})
@@ -113,7 +113,7 @@ TOKEN = re.compile(
         (?:\\[A-Za-z]+|[A-Za-z]|[0-9]{{1,400}}) (?=[_']) (?:{SUBSCRIPT})? '*    # x_1, f', and 52_8 in base 8
         | [A-Za-z]\([0-9]+\)                                        # f(0) is no product
         | (?<![^,;])\ ?[A-Z](?:\ ?[A-Z])+(?![^,;])                 # nor is BCA alone, or in a list
-        | \\(?:hat|bar|vec|d?dot|tilde|overline|mathbb|mathcal)\{{[^{{}}]*\}}
+        | \\(?:hat|bar|vec|d?dot|tilde|overline|mathbb|mathcal)\{{[^{{}}]*\}} (?:{SUBSCRIPT})?
       )
     | {NUMBER}(?![0-9])
     | \\[A-Za-z]+ | \\. | [A-Za-z]+(?![_'])
@@ -129,15 +129,17 @@ POINTS = rf"(?:m|[A-Za-z][A-Za-z ]+)?(?=.*[A-Z])(?:{LINES}|frac|[A-Z](?:_\w)?'*|
 NAME = rf"{LABEL}|\({LABEL}(?:,{LABEL})*\)|{POINTS}"  # x, f(x), (p,q), |AB|: goes left of a relation
 # Goes left of `=`: f(-2), f^{-1}(x), (f\circ g)(2), P(A|B), E[X], |z|, dy/dx, \sin\theta.
 FUNCTION = r"(?:[fghpqA-Z](?:_\w+)?'*(?:\^\{-1\})?|\\mathbbE|\(\w(?:\\circ\w)+\))"
-QUANTITY = rf"{FUNCTION}(?:\((?:[^()]|\([^()]*\))+\)|\[[^][]+\])|\|(?:[zw]|\\vec\w)\||frac\{{d\w?\}}\{{d\w\}}"
+QUANTITY = rf"{FUNCTION}(?:\((?:[^()]|\([^()]*\))+\)|\[[^][]+\])|\|(?:[zw]|\\vec\w)\||d\w?/d\w"
 QUANTITY += rf"|(?!log|exp)(?:[a-z]{{3}}\\[a-z]+|{NAME})"
 # y = 2x is f(x) = 2x, and f(x) = 1 is g(n) = 1, but x = 1 is not y = 1, nor f(1) = 3 f(2) = 3.
-UNLIKE = re.compile(r"[xyz] [xyz]|(?!\w\([a-z]\) \w\([a-z]\)$)\S*\(\S* \S*\(\S*")
+# Derivatives, ratios and sines are what they are; y' is another name of dy/dx.
+UNLIKE = r"[xyz] [xyz]|(?!\w\([a-z]\) \w\([a-z]\)$)\S*\(\S* \S*\(\S*"
+UNLIKE = re.compile(UNLIKE + r"|(?!.*').*(?:frac|/|\b(?:sin|cos|tan|cot|sec|csc)(?:\\|[A-Zabcxyz]\b)).*")
 MARKS = re.compile(r"m?\\angle|\\overline|[|]")  # that a name may have or not: \angle P is P
 # A number that is worked out, as tokens without braces: 3, -1/2, 2*10^4, 1 \pm 2; graders label \sqrt{4} so.
 DIGITS, SIGNED = r"[0-9.]\S*", r"(?:(?:[-+] )?[0-9]+|\( (?:[-+] )?[0-9]+ \))"
 SHAPES = rf"(?:sqrt )*{DIGITS}|frac {SIGNED} {SIGNED}|{SIGNED} (?:/|\\over) {SIGNED}"
-SHAPES += rf"|{DIGITS} \* 10 \^ {SIGNED}|10 \^ (?:- [0-9]+|[5-9]|[1-9][0-9]+)"  # 10^6, but 10^3 is 1000
+SHAPES += rf"|{DIGITS} \* 10 \^ {SIGNED}|10 \^ (?:(?:\( )?- [0-9]+|[5-9]|[1-9][0-9]+)"  # but 10^3 is 1000
 OPEN, CLOSE = r"(?:[(\[] )*(?:(?:[-+]|\\pm|\\mp) )?(?:[(\[] )*", r"(?: [%)\]])*"
 WORKED_OUT = re.compile(rf"{OPEN}(?:{SHAPES}){CLOSE}|(?:[-+] )?{DIGITS} \\pm {DIGITS}")
 
@@ -253,7 +255,7 @@ class Parser:
         while (token := self.tokens[end]) != "END" and (depth or token not in NAME_ENDS):
             depth += (token in ALL_OPENING) - (token in ALL_CLOSING)
             end += 1
-        name = "".join(self.tokens[self.at : end])
+        name = re.sub(r"^frac\{(\w+)\}\{(\w+)\}$", r"\1/\2", "".join(self.tokens[self.at : end]))
         names = QUANTITY if token == "=" else NAME
         if token not in RELATIONS or name.startswith(r"\begin") or not re.fullmatch(names, name):
             return None

@@ -175,6 +175,7 @@ COUNTED = r"([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+(?:\.[0-9]+)?)"
 # (pattern, what replaces it), in this order.
 REWRITES = [
     (r"(?<=[0-9])(?:\\[,;:! ]|,\\!|\{,\}|~|\\thinspace|') *(?=[0-9]{3}(?![0-9]))", ""),  # 1{,}000 is 1000
+    (r"(?<!\\)\\\\(?=[dt]?frac|sqrt|text|circ|pi\b|cdot|times|left|right|infty|%)", r"\\"),  # escaped twice
     (r"\\left\s*\\\{\s*(\\begin.*\\end\{\w+\})\s*\\right\s*\.", r"\1"),
     (r"(?:\\\\\s*(?:\[[-.0-9]+ ?[a-z]{2}\])?\s*)+", r"\\\\ "),  # one end of a row
     (r"\\(?:left|right)\s*\.", " "),  # an invisible bracket
@@ -210,6 +211,8 @@ REWRITES = [
     (r"^ ?\\(?:approx|sim|Rightarrow|implies|therefore)(?![a-z])", ""),
     (r"^([^:,;()=]+):([^:,;()=]+):([^:,;()=]+)$", r"(\1:\2,\2:\3)"),  # 1:2:3 as two ratios
     (r"\\mathbb ([A-Z])", r"\\mathbb{\1}"),
+    (r"(?<=[A-Za-z)}])\^ ?\{?(?: ?\\prime(?![a-z]))+\}?", lambda found: "'" * found[0].count("prime")),
+    (r"(?<=[A-Za-z])(\^(?:[0-9]|\{[^{}]*\}))(_(?:\w|\{[^{}]*\}))", r"\2\1"),  # x^2_1 is x_1^2
     (r"(\\\{ ?[A-Za-z](?: ?\\in ?\\mathbb\{[A-Z]\})?) ?:", r"\1|"),  # {x : x > 0}
     (r"(?<![A-Za-z\\])C ?\( ?([0-9a-z]+) ?, ?([0-9a-z]+) ?\)", r"\\binom{\1}{\2}"),
     (r"\\(frac|binom) ?([0-9])", r"\\\1{\2}"),  # \frac12 is \frac{1}{2}, in two steps

@@ -15,6 +15,8 @@ x, y = sp.symbols("x y")
         ("abc", ["a", "b", "c"]),
         ("even", ["even"]),
         (r"\frac{v}{L C}=1", ["frac", "{", "v", "}", "{", "L", "C", "}", "=", "1"]),
+        (r"x_\alpha+T_\text{max}", [r"x_\alpha", "+", "T_max"]),
+        (r"\dot{x}_{0}", [r"\dotx_0"]),
         ("BCA, C A", ["BCA", ",", "CA"]),
         ("2CA", ["2", "C", "A"]),
         (r"\log_2 8", ["log", "_", "2", "8"]),

@@ -563,6 +563,27 @@ RIGHT = {
     "words that change a number": [
         ("5 months", "5"), ("5 stones", "5"), ("5 paths", "5"),
     ],
+    "spellings of names": [
+        (r"M_\odot+1", r"1+M_{\odot}"), (r"x_\alpha+1", r"1+x_{\alpha}"),
+        (r"T_\text{max}+1", r"1+T_{\text{max}}"),
+        (r"\frac{\dot{x}_{0}}{\omega}", r"\dot{x}_{0}/\omega"), (r"\vec{v}_1+1", r"1+\vec{v}_{1}"),
+        (r"\varphi", r"\phi"), (r"2\varepsilon+1", r"1+2\epsilon"), ("x_1^2+1", "1+x^2_1"),
+        ("x_{12}^{2}", "x^{2}_{12}"),
+        ("f'", r"f^{\prime}"), ("y''+y=0", r"y^{\prime\prime}+y=0"), (r"\log_3^2 x", r"\log^2_3 x"),
+        (r"0.003^{\prime\prime}", r"0.003^{\prime \prime}"), ("10^(-3)", "0.001"), ("10**(-3)", "10^{-3}"),
+    ],
+    "LaTeX escaped twice": [
+        (r"\\frac{1}{2}", r"\frac{1}{2}"), (r"90^\\circ", "90"), (r"5\\%", "5"), (r"\\text{A}", "A"),
+        (r"2\\sqrt{3}", r"\sqrt{12}"), (r"\\left(1, 2\\right)", "(1,2)"), (r"3 \\times 10^4", "30000"),
+        (r"\begin{pmatrix}1\\\frac12\end{pmatrix}", "(1,1/2)"),
+        (r"\begin{pmatrix}1\\\sqrt{3}\end{pmatrix}", r"(1,\sqrt3)"),
+    ],
+    "what a derivative, ratio or sine is": [
+        (r"\frac{dy}{dx}=2x", "dy/dx=2x"), ("2x", r"\frac{dy}{dx}=2x"), ("y'=2x", r"\frac{dy}{dx}=2x"),
+        (r"\frac{AB}{CD}=\frac12", "AB:CD=1:2"), ("1:2", r"\frac{AB}{CD}=\frac12"),
+        ("1/2", r"\sin\theta=\frac12"),
+        ("x=5", "t=5"),
+    ],
 }  # fmt: skip
 WRONG = {
     "names tell which value is which": [
@@ -811,6 +832,22 @@ WRONG = {
         ("5 doubled", "5"), ("5 added one", "5"), ("5 seventeenths", "5"), ("5 twentieths", "5"),
         ("5 halved", "5"),
         (r"5\text{ septillion}", "5"), ("5 fourths", "5"), ("5 hundredths", "5"),
+    ],
+    "spellings of names": [
+        (r"M_\odot+1", r"1+M_{\oplus}"), (r"T_\text{max}", r"T_\text{min}"), (r"\vec{v}_1", r"\vec{v}_2"),
+        (r"\dot{x}_{0}", r"\dot{x}"), (r"\varphi", r"\psi"), ("x_1^2", "x_2^1"), ("f'", "f''"),
+        ("f'", r"f^{\prime\prime}"),
+        ("10^(-3)", "0.01"), ("10^(3)", "1000"),
+    ],
+    "LaTeX escaped twice": [
+        (r"\\frac{1}{2}", "2"), (r"\begin{pmatrix}1\\\frac12\end{pmatrix}", "(1/2,1)"), (r"5\\6", "30"),
+    ],
+    "what a derivative, ratio or sine is": [
+        (r"\frac{dx}{dy}=2x", r"\frac{dy}{dx}=2x"), (r"\frac{dt}{dx}=kx-a", r"\frac{dx}{dt} = kx - a"),
+        (r"\sin x=2\theta", r"\tan \theta = 2\theta"), (r"\cos\theta=\frac35", r"\sin\theta=\frac35"),
+        ("y=2x", r"\frac{dy}{dx}=2x"), (r"\frac{CD}{AB}=\frac12", r"\frac{AB}{CD}=\frac12"),
+        ("CD:AB=3:5", "AB:CD=3:5"),
+        (r"\cos A=\frac12", r"\cos B=\frac12"), (r"\frac{AB}{CD}=\frac12", "AB:CD=2:1"),
     ],
 }  # fmt: skip
 JUDGED = [
