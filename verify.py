@@ -168,7 +168,8 @@ def multiplied(found: re.Match[str]) -> str:
     return f"{value.numerator}{found[2] or ' '}" if value.denominator == 1 else found[0]
 
 
-LEAD = r"(?:the )?(?:final |correct )?answer\b(?: is\b)?:?|(?:ans|total):|(?:about|approximately)\b"
+LEAD = r"(?:the )?(?:final |correct )?answer\b(?: is\b)?:?|(?:ans|total):"
+LEAD += r"|(?:about|around|roughly|nearly|approximately|thus|hence|therefore)\b,?"
 BEFORE, STARS, WORDS = r"(^|[=,:;({]|\b(?:and|or)\b)", r"\*{1,3}", r"\\text ?\{([^{}]*)\}"
 ALONE = r"(?![0-9/]| [0-9]| ?\\frac)"  # 1 000 is one number, 1 100/200 a mixed one
 COUNTED = r"([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+(?:\.[0-9]+)?)"
@@ -208,6 +209,7 @@ REWRITES = [
     (r"(?<=[0-9}]) ?\((?:\\text ?\{ ?([A-Za-z]+) ?\}|([a-z]{4,}))\)$", r"\\text{\1\2}"),  # 12 (hours)
     (r"(?<=[0-9}]) ?(?:[元个人天岁种次本只]|(?:平方|立方)?[厘千分毫]?米)$", ""),
     (r"& ?(?=[=<>])", ""),  # in `aligned`
+    (r" ?\((\\approx|=) ?([^()]+)\)$", r"\1 \2"),  # 1/3 (\approx 0.333)
     (r"^ ?\\(?:approx|sim|Rightarrow|implies|therefore)(?![a-z])", ""),
     (r"^([^:,;()=]+):([^:,;()=]+):([^:,;()=]+)$", r"(\1:\2,\2:\3)"),  # 1:2:3 as two ratios
     (r"\\mathbb ([A-Z])", r"\\mathbb{\1}"),
@@ -427,7 +429,7 @@ def answers_match(given: str, truth: str) -> bool:
         letter, rest = choice(re.sub(r"^\\text\{([^{}]*)\}", r"\1", given))
         given = rest if rest and letter not in truth else given
         # The same said twice: `3/4 or 75%`, `3/4 (0.75)`
-        parts = re.split(r"\\text\{or\}|\bor\b|\((?=[^()]*[.%][^()]*\)$)", given)
+        parts = re.split(r"\(?\\text\{or\}|\(?\bor\b|\((?=[^()]*[.%][^()]*\)$)", given)
         names = {part.rpartition("=")[0].strip() for part in parts} - {""}
         if len(parts) > 1 >= len(names) and all(answers_match(part.rstrip(")"), truth) for part in parts):
             return True
