@@ -34,6 +34,7 @@ from verify import extract_boxed, normalize, spellings
 QUESTION_COLUMNS = ("problem", "question", "prompt", "input", "messages", "conversations")
 ANSWER_COLUMNS = ("answer", "answers", "final_answer", "expected_answer", "reward_model.ground_truth")
 LEVEL_COLUMNS = ("level", "difficulty")
+QUOTED = r"""(?:'[^'\n]*'|"[^"\n]*")"""
 USER = ("user", "human")  # who asks in a chat
 MAX_SAMPLE = 300  # references of a set that are tried on the verifier
 MAX_CHARS, MAX_WORDS = 300, 12  # of a reference; a longer one is prose
@@ -184,7 +185,9 @@ def read_answers(cell: Any) -> tuple[str, ...]:
 
 def read_printed(text: str) -> list[Any]:
     """The list that was printed into a text, by Python or, without commas, by numpy."""
-    text = re.sub(r"(?<=['\"])\s+(?=['\"])", ", ", text.strip())
+    text = text.strip()
+    if re.fullmatch(rf"\[\s*{QUOTED}(\s+{QUOTED})+\s*\]", text):
+        text = f"[{', '.join(re.findall(QUOTED, text))}]"
     try:  # literal_eval reads literals only; a line break inside quotes would stop it
         found = ast.literal_eval(text.replace("\n", r"\n")) if len(text) < 10_000 else None
     except (ValueError, SyntaxError, MemoryError, RecursionError):

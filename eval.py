@@ -252,7 +252,9 @@ def main() -> None:
         if state.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
         plan = try_server(c, plan, folder / "served.jsonl") if c.base_url else plan
-    again = f"--regrade {folder / 'responses.partial'} takes what was done, start again for the rest"
+    again = "start again"
+    if c.model:
+        again += f"; what was done by then is in {folder / 'responses.partial'}, which --regrade takes"
     if c.base_url:
         again = f"to go on, start again with the same flags and --output_dir {folder}"
     try:

@@ -197,16 +197,16 @@ def save_model(policy: Policy, tokenizer, folder: str | Path, dtype: torch.dtype
         aside = folder.with_name(folder.name + ".partial")
         shutil.rmtree(aside, ignore_errors=True)
         policy.model.generation_config = GenerationConfig()  # transformers refuses to write some bases'
+        config = copy.deepcopy(policy.model.config)  # it names the learner's dtype, and the file has another
+        config.dtype = dtype
         try:
             policy.model.save_pretrained(aside, state_dict=weights)
+            config.save_pretrained(aside)
+            tokenizer.save_pretrained(aside)
+            copy_generation_config(config.name_or_path, aside)
         except (OSError, SafetensorError) as error:  # the second where the disk fills up half-way
             shutil.rmtree(aside, ignore_errors=True)
             raise OSError(f"{aside}: {error}") from None
-        copy_generation_config(policy.model.config.name_or_path, aside)
-        config = copy.deepcopy(policy.model.config)  # it names the learner's dtype, and the file has another
-        config.dtype = dtype
-        config.save_pretrained(aside)
-        tokenizer.save_pretrained(aside)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(aside, folder)
 

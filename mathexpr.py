@@ -132,9 +132,10 @@ FUNCTION = r"(?:[fghpqA-Z](?:_\w+)?'*(?:\^\{-1\})?|\\mathbbE|\(\w(?:\\circ\w)+\)
 QUANTITY = rf"{FUNCTION}(?:\((?:[^()]|\([^()]*\))+\)|\[[^][]+\])|\|(?:[zw]|\\vec\w)\||d\w?/d\w"
 QUANTITY += rf"|(?!log|exp)(?:[a-z]{{3}}\\[a-z]+|{NAME})"
 # y = 2x is f(x) = 2x, and f(x) = 1 is g(n) = 1, but x = 1 is not y = 1, nor f(1) = 3 f(2) = 3.
-# Derivatives, ratios and sines are what they are; y' is another name of dy/dx.
+# Derivatives, ratios and sines are what they are; but y' is another name of dy/dx.
 UNLIKE = r"[xyz] [xyz]|(?!\w\([a-z]\) \w\([a-z]\)$)\S*\(\S* \S*\(\S*"
-UNLIKE = re.compile(UNLIKE + r"|(?!.*').*(?:frac|/|\b(?:sin|cos|tan|cot|sec|csc)(?:\\|[A-Zabcxyz]\b)).*")
+UNLIKE += r"|(?!(.)' d\1/|d(.)/\S+ \2').*(?:frac|/|\b(?:sin|cos|tan|cot|sec|csc)(?:\\|[A-Zabcxyz]\b)).*"
+UNLIKE = re.compile(UNLIKE)
 MARKS = re.compile(r"m?\\angle|\\overline|[|]")  # that a name may have or not: \angle P is P
 # A number that is worked out, as tokens without braces: 3, -1/2, 2*10^4, 1 \pm 2; graders label \sqrt{4} so.
 DIGITS, SIGNED = r"[0-9.]\S*", r"(?:(?:[-+] )?[0-9]+|\( (?:[-+] )?[0-9]+ \))"
@@ -711,7 +712,10 @@ def same_expressions(a: Any, b: Any, tolerance: Any) -> bool:
         (x, x_real), (y, y_real) = numeric(a, symbols, index), numeric(b, symbols, index)
         if x is None or y is None:
             continue
-        close = bool(magnitude(x - y) <= max(tolerance * max(magnitude(x), magnitude(y)), NOISE))
+        # sympy's own mark of a zero that it could not tell from one.
+        unsure = any(getattr(part, "_prec", 0) == 1 for value in (x, y) for part in value.as_real_imag())
+        limit = max(tolerance * max(magnitude(x), magnitude(y)), NOISE if unsure else 0)
+        close = bool(magnitude(x - y) <= limit)
         if x.is_real and y.is_real and x_real and y_real:
             if not close:
                 return False

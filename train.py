@@ -129,7 +129,8 @@ def train(
     """Run the steps of a checked config, from the first or after the newest checkpoint."""
     device, rank, world_size = accelerator.device, accelerator.process_index, accelerator.num_processes
     folder, template, algo = Path(c.output_dir), TEMPLATES[c.template], ALGOS[c.algo]
-    policy = load_policy(c.model, device, c.attn_implementation, c.gradient_checkpointing, c.replicas)
+    with one_sentence("train.py"):  # weights on the Hub are looked at as they load
+        policy = load_policy(c.model, device, c.attn_implementation, c.gradient_checkpointing, c.replicas)
     optimizer = torch.optim.AdamW(
         policy.parameters(), lr=c.lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True
     )

@@ -168,8 +168,15 @@ def multiplied(found: re.Match[str]) -> str:
     return f"{value.numerator}{found[2] or ' '}" if value.denominator == 1 else found[0]
 
 
+def chinese(found: re.Match[str]) -> str:
+    """The unit of 5平方厘米 as `\\text{cm}^2`."""
+    unit = found[2].translate(str.maketrans({"厘": "c", "千": "k", "毫": "m", "米": "m", "天": "day"}))
+    return rf"\text{{{unit}}}" + {"平方": "^2", "立方": "^3", None: ""}[found[1]]
+
+
 LEAD = r"(?:the )?(?:final |correct )?answer\b(?: is\b)?:?|(?:ans|total):"
 LEAD += r"|(?:about|around|roughly|nearly|approximately|thus|hence|therefore)\b,?"
+PRIMES = r"(?: ?\\prime(?![a-z]))+"
 BEFORE, STARS, WORDS = r"(^|[=,:;({]|\b(?:and|or)\b)", r"\*{1,3}", r"\\text ?\{([^{}]*)\}"
 ALONE = r"(?![0-9/]| [0-9]| ?\\frac)"  # 1 000 is one number, 1 100/200 a mixed one
 COUNTED = r"([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+(?:\.[0-9]+)?)"
@@ -207,13 +214,14 @@ REWRITES = [
     (rf"(?<![0-9.]){COUNTED} ?(\\text ?\{{)? ?({'|'.join(FACTORS)})s?\b", multiplied),
     (r"\\text ?\{ ?\}", " "),
     (r"(?<=[0-9}]) ?\((?:\\text ?\{ ?([A-Za-z]+) ?\}|([a-z]{4,}))\)$", r"\\text{\1\2}"),  # 12 (hours)
-    (r"(?<=[0-9}]) ?(?:[元个人天岁种次本只]|(?:平方|立方)?[厘千分毫]?米)$", ""),
+    (r"(?<=[0-9}]) ?[元个人岁种次本只]$", ""),
+    (r"(?<=[0-9}]) ?(平方|立方)?([厘千毫]?米|天)$", chinese),
     (r"& ?(?=[=<>])", ""),  # in `aligned`
     (r" ?\((\\approx|=) ?([^()]+)\)$", r"\1 \2"),  # 1/3 (\approx 0.333)
-    (r"^ ?\\(?:approx|sim|Rightarrow|implies|therefore)(?![a-z])", ""),
+    (r"^ ?\\(?:approx|sim(?= ?[-.0-9])|Rightarrow|implies|therefore)(?![a-z])", ""),
     (r"^([^:,;()=]+):([^:,;()=]+):([^:,;()=]+)$", r"(\1:\2,\2:\3)"),  # 1:2:3 as two ratios
     (r"\\mathbb ([A-Z])", r"\\mathbb{\1}"),
-    (r"(?<=[A-Za-z)}])\^ ?\{?(?: ?\\prime(?![a-z]))+\}?", lambda found: "'" * found[0].count("prime")),
+    (rf"(?<=[A-Za-z)}}])\^ ?(?:{PRIMES}|\{{{PRIMES} ?\}})", lambda found: "'" * found[0].count("prime")),
     (r"(?<=[A-Za-z])(\^(?:[0-9]|\{[^{}]*\}))(_(?:\w|\{[^{}]*\}))", r"\2\1"),  # x^2_1 is x_1^2
     (r"(\\\{ ?[A-Za-z](?: ?\\in ?\\mathbb\{[A-Z]\})?) ?:", r"\1|"),  # {x : x > 0}
     (r"(?<![A-Za-z\\])C ?\( ?([0-9a-z]+) ?, ?([0-9a-z]+) ?\)", r"\\binom{\1}{\2}"),
@@ -281,9 +289,11 @@ UNIT = re.compile(
     """,
     re.VERBOSE,
 )
-SYMBOL = r"([A-Za-z]|nm)| ?\{?(\\mu ?[A-Za-z]|\\Omega|\\AA|M(?=_))(?:_\{?(\\odot)\}?)?\}?"
+SYMBOL = r"([A-Za-z]|nm)| ?\{?(\\mu ?[gmsAFCVWHLNJ]|\\Omega|\\AA|M(?=_))(?:_\{?(\\odot)\}?)?\}?"
 SYMBOL = re.compile(rf"(?<=[0-9}})])(?: {SYMBOL})(\^\{{?[0-9]\}}?)?$")  # 10 m, 10\mu m
-TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])[^=,]*$")
+# Up to a place in the argument of a sine: outside brackets a sum ends it.
+TRIGONOMETRY = r"(?<![A-Za-z])(?:sin|cos|tan|tg|cot|ctg|sec|csc)(?![a-z])"
+TRIGONOMETRY = re.compile(TRIGONOMETRY + r"(?:[^-+=,(){}]|[({][^(){}]*[)}]?)*$")
 # One factor of a unit: (/), (square), name, (^2), (squared).
 FACTOR = r"(?: ?(/|per ))? ?(?:(square|sq|cubic|cu) )?([A-Za-z]+)(?:\^(-?[0-9])| (squared|cubed))?"
 # Words after a number that change it. After any others it is a number of something: 5 apples.
@@ -336,7 +346,7 @@ def split_units(text: str) -> tuple[str, set[str]]:
 
 DECIMAL = r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?"
 NUMBER = re.compile(rf"{DECIMAL}|[+-]?[0-9]+/0*[1-9][0-9]*")
-THOUSANDS = re.compile(r"[+-]?[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])[^,]*")  # 1,234\pi, but not 1,234,5
+THOUSANDS = re.compile(r"[+-]?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9])[^,]*")  # 1,234\pi, but not 1,234,5
 TWO_NUMBERS = re.compile(r"[+-]?[0-9]{3}(?:,[1-9][0-9]{2})+(?![0-9,])")
 MIXED = re.compile(
     r"(?<![0-9.^_])([0-9]+) ?(?:\\frac\{([0-9]+)\}\{([0-9]+)\}|(?<= )([0-9]+)/([0-9]+))(?P<more>\+[0-9]+$)?"
@@ -389,9 +399,11 @@ def quick_match(given: str, truth: str) -> bool | None:
     return None if rounded else a == b
 
 
-def spellings(text: str) -> list[str]:
-    """Ways to read a text: "125,200" is one number or two, "5,120" and "125,000" are one. A mixed number
-    becomes a fraction."""
+def spellings(text: str, is_reference: bool = False) -> list[str]:
+    """Ways to read a text: "5,120" is one number or two; as a reference one, and "125,200" still both.
+
+    A mixed number becomes a fraction.
+    """
 
     def as_fraction(found: re.Match[str]) -> str:
         above, below = int(found[2] or found[4]), int(found[3] or found[5])
@@ -402,7 +414,7 @@ def spellings(text: str) -> list[str]:
     if not THOUSANDS.fullmatch(text):
         return [text]
     number = text.replace(",", "")
-    return [text, number] if TWO_NUMBERS.match(text) else [number]
+    return [number] if is_reference and not TWO_NUMBERS.match(text) else [text, number]
 
 
 def same_way_round(given: str, truth: str) -> tuple[str, str]:
@@ -430,8 +442,9 @@ def answers_match(given: str, truth: str) -> bool:
         given = rest if rest and letter not in truth else given
         # The same said twice: `3/4 or 75%`, `3/4 (0.75)`
         parts = re.split(r"\(?\\text\{or\}|\(?\bor\b|\((?=[^()]*[.%][^()]*\)$)", given)
+        parts = [part[:-1] if part.count(")") > part.count("(") else part for part in parts]
         names = {part.rpartition("=")[0].strip() for part in parts} - {""}
-        if len(parts) > 1 >= len(names) and all(answers_match(part.rstrip(")"), truth) for part in parts):
+        if len(parts) > 1 >= len(names) and all(answers_match(part, truth) for part in parts):
             return True
         # Not at the top: a parent that leaves this to its workers never pays half a second for sympy.
         from mathexpr import TOLERANCE, parse, same
@@ -442,7 +455,7 @@ def answers_match(given: str, truth: str) -> bool:
             parts = re.split(r",|\\text\{(?:and|or)\}", given if "%" in given else truth)
             percents = [100, 1] if all(re.search(r"%\W*$", part) for part in parts) else [100]
         free_signs = (False, True) if r"\pm" in given + truth else (False,)  # of (\pm 1, \pm 2): two, or four
-        for percent, free, a, b in product(percents, free_signs, spellings(given), spellings(truth)):
+        for percent, free, a, b in product(percents, free_signs, spellings(given), spellings(truth, True)):
             (x, x_finished), (y, y_finished) = parse(a, percent, free), parse(b, percent, free)
             if (x_finished or not y_finished) and same(x, y, TOLERANCE[("." in a) + ("." in b)]):
                 return True

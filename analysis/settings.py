@@ -13,7 +13,7 @@ from accelerate import PartialState
 
 from analysis.records import read_object
 from analysis.report import by_group, read_records
-from data import Problem, checksum, load_problems
+from data import PAPER_SETS, Problem, checksum, load_problems
 from rollout import MIN_TEMPERATURE
 from run.base_model import check_model, encode, load_tokenizer, read_config
 from run.flags import check_numbers, flag
@@ -28,8 +28,8 @@ class EvalConfig:
     model: str = flag("", "checkpoint folder or Hub id; with --base_url the name that the server gives it")
     data: list[str] = flag(["arithmetic"], "question sets")
     data_dir: str | None = flag(None, "folder with the paper's sets")
-    question_column: str | None = flag(None, "column that holds the questions, in sets that have it")
-    answer_column: str | None = flag(None, "column that holds the reference answers, in sets that have it")
+    question_column: str | None = flag(None, "column that holds the questions, but for the paper's sets")
+    answer_column: str | None = flag(None, "column that holds the answers, but for the paper's sets")
     template: str = flag("none", "one or several with commas: " + ", ".join(TEMPLATES))
     n: int = flag(1, "responses a question, one where the temperature is 0")
     temperature: str = flag("0", "one or several with commas; 0 is greedy")
@@ -79,6 +79,8 @@ def check(c: EvalConfig, num_ranks: int) -> None:
         raise ValueError(f"top_p is {c.top_p}, and must be at most 1")
     if c.judge_model and not c.judge_url and not os.environ.get("OPENAI_API_KEY"):
         raise ValueError("judge_model without judge_url asks OpenAI: set OPENAI_API_KEY in the environment")
+    if c.regrade and Path(c.regrade) == Path(c.output_dir or "", "responses.partial"):
+        raise ValueError(f"regrade {c.regrade} would be written over: take another output_dir")
     responses = Path(c.output_dir or "", "responses.jsonl")
     if c.output_dir and not c.regrade and not c.base_url and responses.exists():
         raise ValueError(f"output_dir holds {responses} already: take a new folder, or --regrade that file")
@@ -106,9 +108,10 @@ def prepare(c: EvalConfig) -> Plan:
         raise ValueError(f"n {c.n} at temperature 0: several samples need a temperature above 0")
     if c.top_p < 1 and not any(temperatures):
         raise ValueError(f"top_p {c.top_p} at temperature 0 changes nothing: set a temperature above 0")
-    options = dict(question_column=c.question_column, answer_column=c.answer_column, or_usual=True)
-    options |= dict(data_dir=c.data_dir, limit=c.limit)
-    sets = {name: load_problems(name, "test", **options) for name in c.data}
+    columns = dict(question_column=c.question_column, answer_column=c.answer_column)
+    options = {name: {} if name in PAPER_SETS else columns for name in c.data}
+    options = {name: some | dict(data_dir=c.data_dir, limit=c.limit) for name, some in options.items()}
+    sets = {name: load_problems(name, "test", **some) for name, some in options.items()}
     prompts = [
         apply_template(t, problem.question) for t in templates for ps in sets.values() for problem in ps
     ]

@@ -94,7 +94,7 @@ def check_weights(path: str, config: PretrainedConfig) -> None:
         if not file.is_file():
             raise ValueError(f"model {path!r} lacks {file.name}, a part of its weights")
         if file.suffix != ".safetensors":
-            return
+            continue
         try:
             with safe_open(file, "pt") as opened:
                 shapes = {name: opened.get_slice(name).get_shape() for name in opened.keys()}
@@ -103,6 +103,8 @@ def check_weights(path: str, config: PretrainedConfig) -> None:
                 f"model {path!r}: {file.name} is damaged, or a pointer of Git LFS (git lfs pull): {error}"
             ) from None
         tensors |= {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    if not tensors:
+        return
     options = dict(device_map="meta", dtype=torch.float32, ignore_mismatched_sizes=True)
     try:
         kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
@@ -124,7 +126,8 @@ def weight_files(path: str) -> list[Path]:
         if file.suffix != ".json":
             return [file]
         try:
-            return [Path(path, part) for part in set(json.loads(file.read_text())["weight_map"].values())]
+            parts = set(json.loads(file.read_text())["weight_map"].values())
+            return [Path(path, part) for part in sorted(parts)]
         except Exception as error:
             raise ValueError(f"model {path!r}: {name} cannot be read: {one_line(error)}") from None
     raise ValueError(f"model {path!r} holds no weights: there is no {SAFE_WEIGHTS_NAME}")

@@ -1,6 +1,6 @@
 """What the command lines of the scripts share: how flags are read, and how a start fails.
 
-A start that cannot work ends in one sentence on stderr, said by the first rank alone, and exit code 2.
+A start that cannot work ends in one sentence on stderr, said once a machine, and exit code 2.
 """
 
 import contextlib

@@ -54,7 +54,7 @@ def ends_at_once() -> Iterator[None]:
     except BaseException as error:
         if world_size() == 1:
             raise
-        code = getattr(error, "code", None)  # of sys.exit: a number, or what to say
+        code = error.code if isinstance(error, SystemExit) else None  # a number, or what to say
         if isinstance(code, str):
             print(code, file=sys.stderr)
         elif code is None and not isinstance(error, KeyboardInterrupt):

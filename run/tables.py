@@ -28,10 +28,10 @@ class Table(NamedTuple):
     rows: Iterable[tuple[str, dict[str, Any]]]  # each with its place: "set.jsonl, row 3"
 
 
-def choose_split(origin: Path | str, splits: dict[str, Any], split: str) -> Any:
-    if split == "test" and split not in splits and "validation" in splits:
+def choose_split(origin: Path | str, splits: dict[str, Any], split: str, by_name: bool = False) -> Any:
+    if split == "test" and split not in splits and "validation" in splits and not by_name:
         split = "validation"
-    if split not in splits and len(splits) != 1:
+    if split not in splits and (len(splits) != 1 or by_name):
         raise ValueError(f"{origin} has no split {split!r}: choose one of {', '.join(splits)}")
     return splits[split] if split in splits else next(iter(splits.values()))
 
@@ -45,10 +45,10 @@ def open_dataset(source: Path | str, split: str = "train") -> Table:
     datasets.disable_progress_bars()
     for library in (datasets, huggingface_hub):  # without a network: ten lines about retries
         library.logging.set_verbosity_error()
+    chosen = ""
     try:
         if isinstance(source, str):
             name, config, chosen = [*source.split(":"), "", ""][:3]
-            split = chosen or split
             dataset = datasets.load_dataset(name, config or None)
         elif source.is_dir():
             for file in source.rglob("*.arrow"):
@@ -62,7 +62,7 @@ def open_dataset(source: Path | str, split: str = "train") -> Table:
         where = "is no folder here, and on the Hub it " if isinstance(source, str) else ""
         raise ValueError(f"{source} {where}cannot be read: {' '.join(str(error).split())}") from error
     if isinstance(dataset, dict):  # a DatasetDict: one Dataset a split
-        dataset = choose_split(source, dataset, split)
+        dataset = choose_split(source, dataset, chosen or split, by_name=bool(chosen))
     dataset = dataset.flatten()  # a column of objects becomes one for each of their keys, as in `flat`
     places = (f"{source}, row {number}" for number in count(1))
     return Table(str(source), dataset.column_names, zip(places, dataset, strict=False))

@@ -308,8 +308,13 @@ def test_a_split_with_a_name_of_its_own_can_be_chosen(source, split, question, m
     sets = {name: datasets.Dataset.from_list(of_split) for name, of_split in rows.items()}
     monkeypatch.setattr(datasets, "load_dataset", lambda *_: datasets.DatasetDict(sets))
     assert load_problems(source, split) == [Problem(question, ("1",))]
-    with pytest.raises(ValueError, match="o/n has no split 'test': choose one of cot, tir$"):
-        load_problems("o/n", "test")
+    for wrong, split in (("o/n", "test"), ("o/n::test", "test"), ("o/n::tset", "tset")):
+        with pytest.raises(ValueError, match=f"has no split '{split}': choose one of cot, tir$"):
+            load_problems(wrong, "test")
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_: datasets.DatasetDict({"train": sets["cot"]}))
+    assert load_problems("o/n", "test") == [Problem("cot?", ("1",))]
+    with pytest.raises(ValueError, match="o/n::test has no split 'test': choose one of train$"):
+        load_problems("o/n::test", "test")
 
 
 def test_validation_is_taken_where_there_is_no_test_split(tmp_path):
@@ -495,6 +500,8 @@ def test_a_level_may_be_a_number_or_missing(tmp_path):
         (str(["9.6\n", "$\\frac{1}{2}$"]), ("9.6", "$\\frac{1}{2}$")),  # the same, printed by Python
         ("['9.6' '7']", ("9.6", "7")),  # as numpy prints it, in a .csv file of pandas
         ("[\"it's\"\n '7']", ("it's", "7")),
+        ("""['the "x" "y"', 'z']""", ('the "x" "y"', "z")),
+        ("""['the "x" "y"']""", ('the "x" "y"',)),
         (["7.5 \\times 10^7", "7.5 \\times 10^7\n"], ("7.5 \\times 10^7",)),  # equal once stripped
         ("She sold 48/2 = 24.\n48 + 24 = 72\n#### 72", ("72",)),  # GSM8K's worked solution
         ("48 + 24 = 72. #### 72", ("72",)),

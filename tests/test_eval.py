@@ -137,8 +137,10 @@ def test_an_interruption_keeps_what_was_done(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(script, "Sampler", lambda *args, **settings: SimpleNamespace(sample=sample))
     flags = ["--data", "arithmetic", "--temperature", "0,1", "--limit", 3, "--output_dir", tmp_path / "one"]
     kept = tmp_path / "one" / "responses.partial"
-    with pytest.raises(SystemExit, match=f"interrupted; --regrade {kept} takes what was done"):
+    with pytest.raises(SystemExit, match=f"interrupted; start again; .* is in {kept}, which --regrade takes"):
         main(monkeypatch, "--model", checkpoint, *flags)
+    with pytest.raises(SystemExit):  # and is not written over
+        main(monkeypatch, "--regrade", kept, "--output_dir", tmp_path / "one")
     main(monkeypatch, "--regrade", kept, "--output_dir", tmp_path / "two")
     (row,) = read(tmp_path / "two")[0]["results"]
     assert row["temperature"] == 0 and len(read(tmp_path / "two")[1]) == 3

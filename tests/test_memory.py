@@ -236,8 +236,8 @@ def test_without_a_gpu_learner_and_engine_share_the_ram(qwen_7b, monkeypatch):
 
 
 def test_the_limits_of_a_container_count(tmp_path, monkeypatch):
-    here = environment.cores()
     monkeypatch.setattr(environment, "CGROUP", tmp_path)
+    here = environment.cores()
     for quota, memory_max, cores, size in [
         ("150000 100000", "1572864000", min(2, here), 1572864000),
         ("50000 100000", "9000000000", 1, 9000000000),

@@ -586,6 +586,14 @@ RIGHT = {
         ("1/2", r"\sin\theta=\frac12"),
         ("x=5", "t=5"),
     ],
+    "near misses of the kinds above": [
+        ("10,100", "10, 100"), ("25,100", r"\{25,100\}"), ("3,125", "3, 125"), ("16,256", "x=16, x=256"),
+        ("-5,100", "-5, 100"), ("0, 120", "0,120"), ("sin 10°", r"\sin 10^\circ"),
+        ("cos 20°", r"\cos 20^\circ"), ("5米", r"5\text{ m}"), ("5平方厘米", r"5\text{ cm}^2"),
+        (r"\tg 20^\circ", r"\tan 20^\circ"), (r"\sin x+45^\circ", r"45^\circ+\sin x"),
+        (r"2\cos 40^\circ + 30^\circ", r"30^\circ+2\cos 40^\circ"),
+        (r"y^{\prime 2}+1", r"1+y^{\prime 2}"), ("2(x+1) or 2x+2", "2x+2"),
+    ],
 }  # fmt: skip
 WRONG = {
     "names tell which value is which": [
@@ -849,8 +857,15 @@ WRONG = {
         (r"\frac{dx}{dy}=2x", r"\frac{dy}{dx}=2x"), (r"\frac{dt}{dx}=kx-a", r"\frac{dx}{dt} = kx - a"),
         (r"\sin x=2\theta", r"\tan \theta = 2\theta"), (r"\cos\theta=\frac35", r"\sin\theta=\frac35"),
         ("y=2x", r"\frac{dy}{dx}=2x"), (r"\frac{CD}{AB}=\frac12", r"\frac{AB}{CD}=\frac12"),
-        ("CD:AB=3:5", "AB:CD=3:5"),
+        ("CD:AB=3:5", "AB:CD=3:5"), ("y'=2x", r"\frac{dx}{dy}=2x"), (r"\cos x=2x", "y'=2x"),
         (r"\cos A=\frac12", r"\cos B=\frac12"), (r"\frac{AB}{CD}=\frac12", "AB:CD=2:1"),
+    ],
+    "near misses of the kinds above": [
+        ("120", "0,120"), ("e^{-2023}", "e^{-2024}"), ("0", "e^{-2024}"),
+        (r"\frac{\pi}{3^{301}}", r"\frac{\pi}{3^{300}}"),
+        (r"\frac{x}{3^{300}}", r"\frac{x}{3^{301}}"), (r"\frac{x}{10^{130}}", r"\frac{y}{10^{130}}"),
+        ("p", r"\sim p"), (r"p \lor q", r"\sim p \lor q"), ("5千米", "5米"), ("5 cm", "5米"),
+        ("5平方米", "5米"), ("5天", "5 hours"), (r"5\mu x", "5"), ("2(x+1) or 2x+3", "2x+2"),
     ],
 }  # fmt: skip
 JUDGED = [
