@@ -15,7 +15,7 @@ def test_the_gpu_benchmark_runs_on_a_cpu_and_each_part_prints_its_figures():
     assert done.returncode == 0, done.stderr[-3000:]
     *lines, last = done.stdout.splitlines()
     results = json.loads(last)
-    assert list(results) == "benchmark device peak sampler repeat handover learner memory".split()
+    assert list(results) == "benchmark device peak learner sampler repeat handover memory".split()
     assert not any("failed" in results[part] for part in list(results)[2:])
     assert results["repeat"] == {"same_seed": 8, "other_seed": 0, "of": 8}
     assert all(results[part][key] > 0 for part, key in (("sampler", "ratio"), ("learner", "mfu")))
