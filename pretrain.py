@@ -8,7 +8,6 @@ Domain pretraining before RL lifts what RL can reach; the tiny base's texts are 
 
 import math
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from tqdm import tqdm
 from data import ANSWER_COLUMNS, QUESTION_COLUMNS, find_column, open_source, read_question
 from learner import Policy, autocast, load_policy, save_model
 from run.base_model import check_largest, check_model, empty_model, load_tokenizer, read_config
-from run.flags import Flags, check_numbers, flag, one_sentence, try_hub
+from run.flags import Flags, check_numbers, flag, one_sentence, try_hub, try_writing
 from run.ranks import start_accelerator
 from run.settings import TINY_BASE
 
@@ -144,8 +143,7 @@ def check_output(output_dir: str) -> None:
     for path in (folder, Path(f"{folder}.partial")):  # save_model writes the one, and renames it to the other
         if path.is_file() or (path.exists() and any(path.iterdir())):
             raise ValueError(f"output_dir {path} is there already: take a new folder, or move that one away")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    tempfile.TemporaryFile(dir=folder.parent).close()  # an OSError now, and not after the training
+    try_writing(folder.parent)
 
 
 def continue_pretraining(config: PretrainConfig, accelerator: Accelerator) -> None:

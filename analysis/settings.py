@@ -109,9 +109,10 @@ def prepare(c: EvalConfig) -> Plan:
     if c.top_p < 1 and not any(temperatures):
         raise ValueError(f"top_p {c.top_p} at temperature 0 changes nothing: set a temperature above 0")
     columns = dict(question_column=c.question_column, answer_column=c.answer_column)
-    options = {name: {} if name in PAPER_SETS else columns for name in c.data}
-    options = {name: some | dict(data_dir=c.data_dir, limit=c.limit) for name, some in options.items()}
-    sets = {name: load_problems(name, "test", **some) for name, some in options.items()}
+    sets = {}
+    for name in c.data:
+        chosen = {} if name in PAPER_SETS else columns
+        sets[name] = load_problems(name, "test", data_dir=c.data_dir, limit=c.limit, **chosen)
     prompts = [
         apply_template(t, problem.question) for t in templates for ps in sets.values() for problem in ps
     ]

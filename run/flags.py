@@ -10,6 +10,7 @@ import os
 import re
 import socket
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import field, fields
 from pathlib import Path
@@ -200,6 +201,12 @@ def check_launcher() -> None:
                 f"{variable} is set, by an accelerate config of another project: the model is sharded here "
                 "without it, so start with `accelerate launch --multi_gpu`, or unset the variable"
             )
+
+
+def try_writing(folder: Path) -> None:
+    """Make a folder, if need be; an OSError where no file can be written there, now and not hours later."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=folder).close()
 
 
 def try_hub(sources: Iterable[str]) -> None:

@@ -5,7 +5,6 @@ import importlib.metadata
 import json
 import os
 import socket
-import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +15,7 @@ from accelerate.utils import broadcast_object_list
 from data import Problem, checksum, load_problems, reference_warnings
 from miniature.tiny_base import make_tiny_base
 from run.base_model import check_model, encode, load_tokenizer, read_config
-from run.flags import try_hub
+from run.flags import try_hub, try_writing
 from run.memory import check_engine
 from run.settings import TINY_BASE, Config, check, check_changes, check_questions, dry_run, plan
 from templates import apply_template
@@ -44,8 +43,7 @@ def prepare(c: Config, accelerator: Accelerator) -> tuple | None:
             return None
         accelerator.print(f"The tiny base model is made first, once, in {TINY_BASE}")
         for parent in (Path(TINY_BASE).parent, Path(c.output_dir or "runs/new").parent):
-            parent.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=parent).close()  # an OSError now, and not after the training
+            try_writing(parent)
         make_tiny_base(TINY_BASE, accelerator, seed=c.seed)
         accelerator.wait_for_everyone()  # rank 0 writes it
     tokenizer = load_tokenizer(c.model)
