@@ -156,7 +156,7 @@ def train(
     )
     stop, saver = StopSignal(), Saver(c, policy, optimizer, log.say, saved_at=state and done)
 
-    def sample(step: int, prompts: list[list[int]], n: int) -> list[Rollout]:
+    def sample(step: int | str, prompts: list[list[int]], n: int) -> list[Rollout]:
         seed = derived_seed(c.seed, "sample", step, rank)
         return sampler.sample(prompts, n, c.temperature, c.max_response_tokens, template.stop, seed)
 
@@ -165,7 +165,7 @@ def train(
 
     # The engine has read the same checkpoint, but a resumed policy has moved on; and a hand-over that fails
     # should do so at once.
-    (probe,) = sample(done, prompts[:1], n=1)
+    (probe,) = sample("probe", prompts[:1], n=1)
     sampler.sleep()
     hand_over(policy, sampler, probe, device)
     gc.freeze()  # all that is loaded by now stays: Python need not look through it again and again

@@ -13,7 +13,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -265,6 +265,15 @@ def draw_templates(rows: list[Row]) -> plt.Figure | None:
     return figure
 
 
+def short_names(models: Sequence[str]) -> dict[str, str]:
+    """Each model by the end of its path: of two that are called runs/a/model and runs/b/model, a/model."""
+    parts = {model: Path(model).parts for model in models}
+    depth = 1
+    while len({ends[-depth:] for ends in parts.values()}) < len({*parts.values()}):
+        depth += 1
+    return {model: "/".join(ends[-depth:]) for model, ends in parts.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", nargs="+", type=Path, help="run folders of train.py and eval.py")
@@ -279,13 +288,13 @@ def main() -> None:
             runs.setdefault(algo, []).append(lines)
         elif (folder / "report.json").exists():
             report = json.loads((folder / "report.json").read_text())
-            reports.append((Path(report.get("model", "")).name, report["results"]))
+            reports.append((report.get("model", ""), report["results"]))
         else:
             print(f"plot.py: {folder} has neither metrics.jsonl nor report.json", file=sys.stderr)
             sys.exit(2)
-    several = len({model for model, _ in reports}) > 1
+    names = short_names([model for model, _ in reports])
     rows = [
-        row | {"name": f"{model}\n" * several + Path(row["set"]).name}
+        row | {"name": f"{names[model]}\n" * (len(names) > 1) + Path(row["set"]).name}
         for model, results in reports
         for row in results
     ]

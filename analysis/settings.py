@@ -79,7 +79,7 @@ def check(c: EvalConfig, num_ranks: int) -> None:
         raise ValueError(f"top_p is {c.top_p}, and must be at most 1")
     if c.judge_model and not c.judge_url and not os.environ.get("OPENAI_API_KEY"):
         raise ValueError("judge_model without judge_url asks OpenAI: set OPENAI_API_KEY in the environment")
-    if c.regrade and Path(c.regrade) == Path(c.output_dir or "", "responses.partial"):
+    if c.regrade and Path(c.regrade).resolve() == Path(c.output_dir or "", "responses.partial").resolve():
         raise ValueError(f"regrade {c.regrade} would be written over: take another output_dir")
     responses = Path(c.output_dir or "", "responses.jsonl")
     if c.output_dir and not c.regrade and not c.base_url and responses.exists():

@@ -87,7 +87,7 @@ def gpu_bytes() -> int | None:
 
 @dataclass
 class Config:
-    """The defaults are Table 6 of the paper. A recipe sets others, and a flag overrides both."""
+    """The defaults are Table 6 of the paper, but for num_steps. Recipes set others; a flag overrides both."""
 
     recipe: str = flag("tiny", "named defaults", choices=RECIPES)
     algo: str = flag("drgrpo", "sets both terms by which GRPO and Dr. GRPO differ", choices=ALGOS)
@@ -178,7 +178,8 @@ def holds_something(folder: Path) -> bool:
 
 OF_A_START = ["lock", "config.json", "config.json.partial"]
 OF_ONE_CALL = ["output_dir", "resume", "allow_config_change", "dry_run"]
-# What else may differ when a run is resumed, and the policy stays the same but for rounding.
+# What else may differ when a run is resumed: the goal stays the same. With tensor_parallel, as on another
+# number of ranks, the samples are others; with the rest a step differs by rounding at most.
 FREE = """num_steps data_dir eval_data eval_every eval_limit save_every keep_checkpoints report_to
     engine_memory tensor_parallel replicas micro_batch_tokens gradient_checkpointing attn_implementation
     skip_equal_groups""".split()
@@ -309,7 +310,7 @@ def plan(c: Config, world_size: int, num_questions: int) -> str:
         f"an epoch: {num_questions / c.prompts_per_step:.1f} steps; "
         f"{c.num_steps} steps: {c.num_steps * c.prompts_per_step / num_questions:.2f} epochs\n"
         f"a rank: {c.prompts_per_step // world_size} questions a step, {each} responses an update, "
-        f"in at most {-(-rows // fit)} micro-batches of {c.micro_batch_tokens} tokens"
+        f"in {-(-rows // fit)} micro-batches of {c.micro_batch_tokens} tokens if all are of full length"
     )
 
 

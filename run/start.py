@@ -70,7 +70,8 @@ def encode_questions(
         )
 
     pairs = list(zip(problems, prompts(problems), strict=True))
-    longest = min(c.max_prompt_tokens, context - 1)
+    # Room for two tokens: of a response that fills the context, the hand-over's check does not see the last.
+    longest = min(c.max_prompt_tokens, context - 2)
     kept = [(problem, ids) for problem, ids in pairs if len(ids) <= longest]
     limit = f"max_prompt_tokens {c.max_prompt_tokens}"
     if longest < c.max_prompt_tokens:
@@ -93,7 +94,7 @@ def encode_questions(
     for name, of_set in lengths.items():
         if cut := sum(length + c.max_response_tokens > context for length in of_set):
             say(f"{cut} prompts of {name} leave less than max_response_tokens of the context, {context}")
-    needed = max(max(of_set) for of_set in lengths.values()) + c.max_response_tokens
+    needed = max(max(of_set) for of_set in lengths.values()) + max(2, c.max_response_tokens)
     return [problem for problem, _ in kept], [ids for _, ids in kept], min(needed, context)
 
 

@@ -141,6 +141,9 @@ def test_an_interruption_keeps_what_was_done(checkpoint, tmp_path, monkeypatch):
         main(monkeypatch, "--model", checkpoint, *flags)
     with pytest.raises(SystemExit):  # and is not written over
         main(monkeypatch, "--regrade", kept, "--output_dir", tmp_path / "one")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        main(monkeypatch, "--regrade", kept, "--output_dir", "one")
     main(monkeypatch, "--regrade", kept, "--output_dir", tmp_path / "two")
     (row,) = read(tmp_path / "two")[0]["results"]
     assert row["temperature"] == 0 and len(read(tmp_path / "two")[1]) == 3

@@ -28,9 +28,9 @@ def row(name, template, temperature, **rates):
     }
 
 
-def write_report(folder, rows):
+def write_report(folder, rows, model="models/m"):
     folder.mkdir()
-    (folder / "report.json").write_text(json.dumps({"model": "models/m", "results": rows}))
+    (folder / "report.json").write_text(json.dumps({"model": model, "results": rows}))
     return folder
 
 
@@ -103,6 +103,20 @@ def test_reports_become_pass_at_k_curves_and_template_bars(monkeypatch, tmp_path
     patches = bars.axes[0].patches
     assert [bar.get_height() for bar in patches] == pytest.approx([0.35, 0.35])  # at 0.5, the lowest
     assert len({bar.get_hatch() for bar in patches}) == 2
+
+
+def test_two_models_of_one_name_are_told_apart(monkeypatch, tmp_path):
+    folders = []
+    for name, accuracy in {"a": 0.2, "b": 0.8}.items():
+        rows = [row("set", template, 0.0, **{"pass@1": accuracy}) for template in ("none", "r1")]
+        folders.append(write_report(tmp_path / name, rows, model=f"runs/{name}/model"))
+    (bars,), _ = run(monkeypatch, tmp_path, *folders)
+    labels = [label.get_text() for label in bars.axes[0].get_xticklabels()]
+    assert labels == ["a/model\nset", "b/model\nset"]
+    assert sorted(bar.get_height() for bar in bars.axes[0].patches) == [0.2, 0.2, 0.8, 0.8]
+    assert plot.short_names(["x/a/m", "x/a/m/", "y/a/m", "n"]) == {
+        "x/a/m": "x/a/m", "x/a/m/": "x/a/m", "y/a/m": "y/a/m", "n": "n"
+    }  # fmt: skip
 
 
 def test_one_template_at_one_temperature_gives_no_figure(monkeypatch, tmp_path):

@@ -85,8 +85,8 @@ def test_everything_that_is_not_the_papers_is_off_unless_asked_for():
 def test_a_micro_batch_may_hold_just_one_full_response(checkpoint):
     flags = ["--recipe", "tiny", "--model", checkpoint, "--micro_batch_tokens", str(64 + 128)]
     check(parse_config(flags), 1)
-    assert "128 responses an update, in at most 128 micro-batches" in config.plan(parse_config(flags), 1, 99)
-    assert "32 responses an update, in at most 32" in config.plan(parse_config(flags), 4, 99)
+    assert "128 responses an update, in 128 micro-batches" in config.plan(parse_config(flags), 1, 99)
+    assert "32 responses an update, in 32" in config.plan(parse_config(flags), 4, 99)
 
 
 @pytest.mark.parametrize("on_gpu,default", [(False, 1.0), (True, 0.6)])
@@ -191,9 +191,11 @@ def test_a_response_ends_where_the_context_does_and_no_other_budget_shrinks(chec
     kept, _, max_model_len = encode_questions(c, tokenizer, [long, endless], {})
     assert kept == [long] and max_model_len == lengths[1] + 20
     assert "1 of 2 questions are left out: over what the context of" in capsys.readouterr().out
-    for length in (255, 256):  # a prompt must leave room for a token
+    for length in (254, 255):  # a prompt must leave room for two tokens
         questions = [short, Problem("1" * length, ("1",))]
-        assert encode_questions(c, tokenizer, questions, {})[0] == questions[: 1 + (length < 256)]
+        assert encode_questions(c, tokenizer, questions, {})[0] == questions[: 1 + (length < 255)]
+    c.max_response_tokens = 1
+    assert encode_questions(c, tokenizer, [long], {})[2] == lengths[1] + 2
     with pytest.raises(ValueError, match=r"a prompt of held has \d+ tokens, and the context of .* is 256"):
         encode_questions(c, tokenizer, [short], {"held": [short, endless]})
 
@@ -345,7 +347,7 @@ def test_dry_run_prints_the_plan_and_loads_nothing(monkeypatch, capsys, tmp_path
     assert "32 questions x 8 = 256 responses, 2 updates of 128; an epoch: 250.0 steps" in out
     assert "100 steps: 0.40 epochs" in out
     # A full response has 64 + 128 tokens, so 10 of them fit in 2048.
-    assert "a rank: 32 questions a step, 128 responses an update, in at most 13 micro-batches of 2048" in out
+    assert "a rank: 32 questions a step, 128 responses an update, in 13 micro-batches of 2048" in out
     assert json.loads(out[: out.index("}") + 1])["lr"] == 6e-5
     assert not list(tmp_path.iterdir())
 
@@ -357,7 +359,7 @@ def test_dry_run_of_a_recipe_tells_the_memory_on_four_machines(monkeypatch, caps
     train.main()
     out = capsys.readouterr().out
     assert "128 questions x 8 = 1024 responses, 8 updates of 128" in out and "8 ranks" in out
-    assert "a rank: 16 questions a step, 16 responses an update, in at most 2 micro-batches of 16384" in out
+    assert "a rank: 16 questions a step, 16 responses an update, in 2 micro-batches of 16384" in out
     assert "1 x 24 GB   1 x 80 GB   8 x 40 GB   8 x 80 GB" in out and "learner: activations" in out
     assert "disk: 0.0 GB a checkpoint" in out
 
