@@ -20,8 +20,8 @@ import json
 import os
 import re
 import urllib.request
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
-from functools import partial
 from http.client import HTTPException
 from itertools import islice
 from pathlib import Path
@@ -71,38 +71,28 @@ def load_problems(
     data_dir: str | None = None,
     question_column: str | None = None,
     answer_column: str | None = None,
-    level_column: str | None = None,
     or_usual: bool = False,
     limit: int | None = None,
-    seed: int = 0,
 ) -> list[Problem]:
     """The problems of a source (see the top of this file) in its order, at most `limit` of them.
 
     `data_dir` holds the paper's sets: a clone of the authors' repository, or its datasets/ folder.
     A chosen column must be there, unless `or_usual`: then a set without it is read by the usual names.
-    `seed` draws the arithmetic questions and nothing else.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit {limit} leaves no questions: set it to 1 or more")
     if source == "arithmetic":
         from miniature.arithmetic import arithmetic_problems
 
-        return arithmetic_problems(split, limit, seed)
+        return arithmetic_problems(split, limit)
     table = open_source(source, split, data_dir)
-    problems = []
-    for place, row in islice(table.rows, limit):
-        if not problems:  # an empty set has no columns to look for
-            find = partial(find_column, table, or_usual=or_usual)
-            question = find(question_column, QUESTION_COLUMNS, "question_column")
-            answer = find(answer_column, ANSWER_COLUMNS, "answer_column")
-            level = find(level_column, LEVEL_COLUMNS, "level_column", optional=True)
-        try:
-            problems.append(read_problem(row, question, answer, level))
-        except ValueError as error:
-            raise ValueError(f"{place}: {error}") from None
-    if not problems:
+    rows = list(islice(table.rows, limit))
+    if not rows:  # and so without columns
         raise ValueError(f"{table.origin} is empty")
-    return problems
+    question = find_column(table, question_column, QUESTION_COLUMNS, "question_column", or_usual=or_usual)
+    answer = find_column(table, answer_column, ANSWER_COLUMNS, "answer_column", or_usual=or_usual)
+    level = first_there(LEVEL_COLUMNS, table.columns)
+    return [read_problem(place, row, question, answer, level) for place, row in rows]
 
 
 def checksum(problems: list[Problem]) -> str:
@@ -114,33 +104,39 @@ def checksum(problems: list[Problem]) -> str:
 
 
 def find_column(
-    table: Table, chosen: str | None, usual: tuple[str, ...], flag: str, *, or_usual=False, optional=False
-) -> str | None:
-    """The chosen column, else the first of the usual ones, else (if optional and none was chosen) None.
-
-    In capitals or not ("Problem"), where no column is called exactly so.
-    """
+    table: Table, chosen: str | None, usual: tuple[str, ...], flag: str, *, or_usual: bool = False
+) -> str:
+    """The chosen column, or (if none was chosen, or with `or_usual`) the first of the usual ones."""
     wanted = (chosen, *(usual if or_usual else ())) if chosen else usual
-    names = {name.lower(): name for name in reversed(table.columns)} | {name: name for name in table.columns}
-    found = next((names[name] for name in wanted if name in names), None)
-    if found is None and (chosen or not optional):
+    found = first_there(wanted, table.columns)
+    if found is None:
         columns = ", ".join(table.columns[:30]) + ", ..." * (len(table.columns) > 30)
         raise ValueError(f"{table.origin} has no column {' or '.join(wanted)}, only {columns}: set --{flag}")
     return found
 
 
-def read_problem(row: dict[str, Any], question: str, answer: str, level: str | None) -> Problem:
+def first_there(wanted: Sequence[str], columns: Sequence[str]) -> str | None:
+    """The first of the wanted columns; in capitals ("Problem"), where no column is called exactly so."""
+    names = {name.lower(): name for name in reversed(columns)} | {name: name for name in columns}
+    return next((names[name] for name in wanted if name in names), None)
+
+
+def read_cell(place: str, row: dict[str, Any], name: str, read: Callable[[Any], Any]) -> Any:
+    """What `read` makes of a cell; its ValueError is told with the place and the content."""
+    try:
+        return read(row.get(name))
+    except ValueError as error:
+        raise ValueError(f"{place}: {name} is {row.get(name)!r:.80}, {error}") from None
+
+
+def read_problem(place: str, row: dict[str, Any], question: str, answer: str, level: str | None) -> Problem:
     """One row as a Problem, given the names of its columns. The question's text is kept as it is."""
-    found = []
-    for name, read in ((question, read_question), (answer, read_answers)):
-        try:
-            found.append(read(row.get(name)))
-        except ValueError as error:
-            raise ValueError(f"{name} is {row.get(name)!r:.80}, {error}") from None
+    asked = read_cell(place, row, question, read_question)
+    answers = read_cell(place, row, answer, read_answers)
     difficulty = row.get(level)
     if isinstance(difficulty, float):
         difficulty = f"{difficulty:g}"  # 5.0 -> "5"
-    return Problem(*found, None if difficulty is None else str(difficulty))
+    return Problem(asked, answers, None if difficulty is None else str(difficulty))
 
 
 def read_question(cell: Any) -> str:

@@ -137,10 +137,10 @@ def regrade(verifier: VerifierPool, group: list[Record]) -> list[Record]:
     texts, answers = [r["response"] for r in group], [r["answers"] for r in group]
     verdicts = verifier.verify_all(texts, answers, group[0]["answer_format"])
     pairs = zip(group, verdicts, strict=True)
-    changed = sum((r["formatted"], r["correct"]) != (v.formatted, v.correct) for r, v in pairs)
+    graded = [record | {"formatted": v.formatted, "correct": v.correct} for record, v in pairs]
+    changed = sum(old != new for old, new in zip(group, graded, strict=True))
     print(f"{group[0]['set']}, {group[0]['template']}: {changed} of {len(group)} verdicts have changed")
-    pairs = zip(group, verdicts, strict=True)
-    return [record | {"formatted": v.formatted, "correct": v.correct} for record, v in pairs]
+    return graded
 
 
 # ---- The command line ----

@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
-from data import ANSWER_COLUMNS, QUESTION_COLUMNS, find_column, open_source, read_question
+from data import ANSWER_COLUMNS, QUESTION_COLUMNS, find_column, open_source, read_cell, read_question
 from learner import Policy, autocast, load_policy, save_model
 from run.base_model import check_largest, check_model, empty_model, load_tokenizer, read_config
 from run.flags import Flags, check_numbers, flag, one_sentence, try_hub, try_writing
@@ -127,10 +127,7 @@ def read_texts(source: str, question_column: str | None, answer_column: str | No
     answer = find_column(table, answer_column, ("solution", *ANSWER_COLUMNS), "answer_column")
     pairs = []
     for place, row in table.rows:
-        try:
-            asked = read_question(row.get(question))
-        except ValueError as error:
-            raise ValueError(f"{place}: {question} is {row.get(question)!r:.80} {error}") from None
+        asked = read_cell(place, row, question, read_question)
         if not isinstance(row.get(answer), str) or not row[answer].strip():
             raise ValueError(f"{place}: {answer} is {row.get(answer)!r:.80}, and should be a worked answer")
         pairs.append((f"{asked}\n", row[answer]))

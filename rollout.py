@@ -103,6 +103,10 @@ class Sampler:
 
         self._sampling_params, self.dtype = SamplingParams, dtype
         self._tensor_parallel, self._max_model_len = tensor_parallel, max_model_len
+        self._can_sleep = sleep and on_gpu
+        room = {"kv_cache_memory_bytes": int(memory * 2**30)}
+        if on_gpu:
+            room = {"gpu_memory_utilization": memory}
         # Started once: vLLM ends an engine by destroying the process group, which is the learner's too.
         self._llm = LLM(
             model=model,
@@ -110,20 +114,15 @@ class Sampler:
             max_model_len=max_model_len,
             seed=seed,
             enforce_eager=not on_gpu,  # on CPU compiling takes a minute and gains nothing
-            enable_sleep_mode=sleep and on_gpu,
+            enable_sleep_mode=self._can_sleep,
             # The log-probs of what was sampled: after the temperature, as the learner computes them.
             logprobs_mode="processed_logprobs",
             use_tqdm_on_load=False,
             tensor_parallel_size=tensor_parallel,
             # Under a launcher the ranks are the engines' workers too, beside the learner's process group.
             distributed_executor_backend="external_launcher" if world_size() > 1 else None,
-            **(
-                {"gpu_memory_utilization": memory}
-                if on_gpu
-                else {"kv_cache_memory_bytes": int(memory * 2**30)}
-            ),
+            **room,
         )
-        self._can_sleep = sleep and on_gpu
 
     def sample(
         self,
@@ -184,11 +183,19 @@ class Sampler:
         ]
 
     def load_weights(self, named_tensors: Iterator[tuple[str, Tensor]]) -> None:
-        """Take over the learner's weights, one tensor at a time, under the checkpoint's names."""
+        """Take over the learner's weights, one tensor at a time, under the checkpoint's names.
+
+        GPU: wakes the engine, its weights' memory before they come and its KV cache's after.
+        """
+        if self._can_sleep:
+            torch.cuda.empty_cache()  # what the learner's activations took goes back to the engine
+            self._llm.wake_up(tags=["weights"])
         weights = ((name, tensor.to(self.dtype)) for name, tensor in named_tensors)
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         # vLLM would go on answering from keys and values that the old weights computed.
         self._llm.reset_prefix_cache()
+        if self._can_sleep:
+            self._llm.wake_up(tags=["kv_cache"])
 
     def logprobs(self, rollout: Rollout) -> list[float]:
         """The engine's own log-probs of a given response at temperature 1, in nats.
@@ -228,17 +235,6 @@ class Sampler:
         return [item for of_rank in of_ranks for item in of_rank], slice(start, start + len(items))
 
     def sleep(self) -> None:
-        """GPU: give the engine's memory to the learner; weights and KV cache are dropped. CPU: nothing."""
+        """GPU: give the engine's memory to the learner until `load_weights`. CPU: nothing."""
         if self._can_sleep:
             self._llm.sleep(level=2)
-
-    def wake_weights(self) -> None:
-        """GPU: take back the memory of the weights, to be filled by `load_weights`. CPU: nothing."""
-        if self._can_sleep:
-            torch.cuda.empty_cache()  # what the learner's activations took goes back to the engine
-            self._llm.wake_up(tags=["weights"])
-
-    def wake_cache(self) -> None:
-        """GPU: take back the memory of the KV cache, once the weights are in. CPU: nothing."""
-        if self._can_sleep:
-            self._llm.wake_up(tags=["kv_cache"])

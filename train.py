@@ -82,9 +82,7 @@ def hand_over(
     with torch.no_grad(), autocast(device):
         learner = policy(batch.input_ids, batch.labels, batch.response_mask)[0][batch.response_mask].cpu()
     reshard(policy)  # before the engine takes its memory back
-    sampler.wake_weights()
     sampler.load_weights(checkpoint_weights(policy, sampler.dtype))
-    sampler.wake_cache()
     engine = torch.tensor(sampler.logprobs(probe))
     learner = learner[: len(engine)]
     gap = (engine - learner).abs().mean().item()
@@ -93,11 +91,6 @@ def hand_over(
             f"after the hand-over the sampler gives a response {engine.mean():.4f} nats a token, the learner "
             f"{learner.mean():.4f} (mean gap {gap:.4f}, at most {limit}): the weights did not arrive"
         )
-
-
-def is_due(step: int, every: int) -> bool:
-    """Whether something is done after this step; every 0 steps is never."""
-    return every > 0 and step % every == 0
 
 
 def evaluate_sets(
@@ -213,8 +206,8 @@ def train(
 
         # Log, evaluate, save.
         metrics = log.step(step + 1, c, rollouts, verdicts, rewards.tolist(), learned)
-        last = step + 1 == c.num_steps
-        evaluated = evaluate_all(step + 1) if last or is_due(step + 1, c.eval_every) else {}
+        due = c.eval_every and (step + 1) % c.eval_every == 0
+        evaluated = evaluate_all(step + 1) if due or step + 1 == c.num_steps else {}
         log.write(metrics | evaluated)
         log.samples(step + 1, [problems[i] for i in chosen], rollouts, rewards.tolist(), tokenizer.decode)
         saver.after(step + 1, evaluated)

@@ -109,10 +109,8 @@ def prepare(c: EvalConfig) -> Plan:
     if c.top_p < 1 and not any(temperatures):
         raise ValueError(f"top_p {c.top_p} at temperature 0 changes nothing: set a temperature above 0")
     columns = dict(question_column=c.question_column, answer_column=c.answer_column)
-    sets = {}
-    for name in c.data:
-        chosen = {} if name in PAPER_SETS else columns
-        sets[name] = load_problems(name, "test", data_dir=c.data_dir, limit=c.limit, **chosen)
+    options = dict(data_dir=c.data_dir, limit=c.limit, **columns)
+    sets = {name: load_problems(name, "test", or_usual=name in PAPER_SETS, **options) for name in c.data}
     prompts = [
         apply_template(t, problem.question) for t in templates for ps in sets.values() for problem in ps
     ]

@@ -28,6 +28,8 @@ from transformers.utils import (
     logging,
 )
 
+from run.tables import HUB_ID
+
 # Where a config may state the context. vLLM allows no more than the least of them.
 CONTEXT = """max_position_embeddings n_positions max_seq_len seq_length model_max_length max_target_positions
     max_sequence_length max_seq_length seq_len""".split()
@@ -51,8 +53,7 @@ def check_model(path: str) -> int:
     ValueError, in one sentence, where `path` is neither, or is nothing that can be trained. A folder's
     weights are compared with its config here, those on the Hub as they load.
     """
-    is_local = path.startswith((".", "/", "~")) or path.count("/") != 1
-    if not os.path.isdir(path) and (is_local or os.path.exists(os.path.dirname(path))):
+    if not os.path.isdir(path) and (not HUB_ID.fullmatch(path) or os.path.exists(os.path.dirname(path))):
         raise ValueError(f"model {path!r} is no folder, and no Hub id (owner/name)")
     if os.path.isdir(path) and not os.path.exists(os.path.join(path, "config.json")):
         if os.path.exists(os.path.join(path, "adapter_config.json")):
@@ -79,6 +80,11 @@ def check_model(path: str) -> int:
         raise ValueError(f"model {path!r}: generation_config.json is refused: {one_line(error)}") from None
     if os.path.isdir(path):
         check_weights(path, config)
+    return context_of(config)
+
+
+def context_of(config: PretrainedConfig) -> int:
+    """The least context that a config states, in tokens."""
     lengths = [getattr(config, name, None) for name in CONTEXT]
     return min(length for length in lengths if length is not None)
 
@@ -190,9 +196,7 @@ def check_largest(tokenizer, largest: int, vocab_size: int) -> None:
         )
 
 
-def empty_model(
-    path: str, attn_implementation: str = "sdpa", dtype: torch.dtype = torch.float32
-) -> nn.Module:
+def empty_model(path: str, attn_implementation: str = "sdpa") -> nn.Module:
     """The architecture at `path`, its parameters on the meta device: shapes without memory.
 
     ValueError if Policy, `fully_shard` or the hand-over could not take it.
@@ -201,7 +205,10 @@ def empty_model(
     try:
         with init_empty_weights(include_buffers=False):
             model = AutoModelForCausalLM.from_config(
-                config, dtype=dtype, attn_implementation=attn_implementation, trust_remote_code=False
+                config,
+                dtype=torch.float32,
+                attn_implementation=attn_implementation,
+                trust_remote_code=False,
             )
     except ImportError:  # that attention is not installed
         raise

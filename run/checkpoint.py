@@ -16,7 +16,6 @@ import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from enum import EnumType
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +128,7 @@ def save_checkpoint(
         _together(make_room)
         _together(write)
         checksums = {}
-        for of_rank in _together(lambda: _checksums_of_share(aside)):
+        for of_rank in _together(_checksums_of_share, aside):
             checksums |= of_rank
         _together(finish)
     except OSError:
@@ -148,12 +147,12 @@ def load_checkpoint(
     """
     steps = _steps(folder / "checkpoints")
     for path in steps:
-        damage = [text for of_rank in _together(partial(_damage_of_share, path)) for text in of_rank]
+        damage = [text for of_rank in _together(_damage_of_share, path) for text in of_rank]
         if not damage:
             break
         told = "; ".join(dict.fromkeys(damage))  # what all ranks say, once
         say(f"! {path} is damaged ({told}): it is put aside, and the one before is used")
-        _together(partial(_put_aside, path))
+        _together(_put_aside, path)
     else:
         if steps:
             raise ValueError(f"none of the checkpoints in {folder / 'checkpoints'} can be read")
@@ -178,11 +177,11 @@ def _tensors(policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, dict
     return {"policy": weights, "optimizer": tensors}
 
 
-def _together(act: Callable[[], Any]) -> list[Any]:
+def _together(act: Callable[..., Any], *args: Any) -> list[Any]:
     """What `act` returns on each rank; OSError on all of them if it fails on any."""
     result, error = None, None
     try:
-        result = act()
+        result = act(*args)
     except (OSError, CheckpointException) as failure:
         error = f"{type(failure).__name__}: {failure}"
     outcomes = [(result, error)]

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
+from analysis.report import mean
 from data import Problem
 
 PARTS = ("sample", "verify", "update", "sync", "rest")  # of a step; the rest is logging, evaluation, saving
@@ -23,20 +24,14 @@ def response_metrics(
     records: Sequence[tuple[float, bool, int, bool]], group_size: int
 ) -> dict[str, float | None]:
     """(reward, formatted, tokens, truncated) of all responses, prompt-major -> metrics; None: no mean."""
-
-    def mean(values: Sequence[float]) -> float | None:
-        return sum(values) / len(values) if values else None
-
     rewards, formatted, tokens, truncated = zip(*records, strict=True)
     groups = [rewards[i : i + group_size] for i in range(0, len(rewards), group_size)]
     return {
         "reward/mean": mean(rewards),
         "reward/formatted": mean(formatted),
         "response_tokens/mean": mean(tokens),
-        "response_tokens/correct": mean([t for t, reward in zip(tokens, rewards, strict=True) if reward > 0]),
-        "response_tokens/incorrect": mean(
-            [t for t, reward in zip(tokens, rewards, strict=True) if reward == 0]
-        ),
+        "response_tokens/correct": mean([t for reward, _, t, _ in records if reward > 0]),
+        "response_tokens/incorrect": mean([t for reward, _, t, _ in records if reward == 0]),
         "truncated": mean(truncated),
         "groups/all_zero": mean([max(group) == 0 for group in groups]),
         "groups/all_one": mean([min(group) == 1 for group in groups]),

@@ -222,16 +222,16 @@ def check_memory(
     `share` is the engine's: of the GPU, or GiB of KV cache. `here`: ranks that share this machine's RAM.
     """
     weights, response = engine_memory(c, model, dtype)
-    if gpu_bytes is None and share * 2**30 < response:
-        raise ValueError(
-            f"engine_memory {share:g} is {share * 2**30 / GB:.2f} GB for vLLM's KV cache, and one response "
-            f"of full length takes {response / GB:.2f} GB: raise --engine_memory"
-        )
     if gpu_bytes is not None:
         need = learner_memory(c, model, world_size // c.replicas, dtype)
         if texts := _advice(c, need, model, share, gpu_bytes / GB):
             raise ValueError(f"GPUs of {gpu_bytes / GB:.0f} GB, {world_size} of them: {'; '.join(texts)}")
         return
+    if share * 2**30 < response:
+        raise ValueError(
+            f"engine_memory {share:g} is {share * 2**30 / GB:.2f} GB for vLLM's KV cache, and one response "
+            f"of full length takes {response / GB:.2f} GB: raise --engine_memory"
+        )
     room = min(psutil.virtual_memory().available, container_bytes()) / here
     engine = weights + share * 2**30 + PROCESS
     if 16 * sum(p.numel() for p in model.parameters()) < room / 50 and engine < USABLE_RAM * room:

@@ -14,7 +14,7 @@ from accelerate.utils import broadcast_object_list
 
 from data import Problem, checksum, load_problems, reference_warnings
 from miniature.tiny_base import make_tiny_base
-from run.base_model import check_model, encode, load_tokenizer, read_config
+from run.base_model import context_of, encode, load_tokenizer, read_config
 from run.flags import try_hub, try_writing
 from run.memory import check_engine
 from run.settings import TINY_BASE, Config, check, check_changes, check_questions, dry_run, plan
@@ -62,7 +62,8 @@ def encode_questions(
     if too few problems are left, or if an evaluation prompt leaves no room at all.
     """
 
-    context, vocab_size = check_model(c.model), read_config(c.model).vocab_size
+    config = read_config(c.model)
+    context, vocab_size = context_of(config), config.vocab_size
 
     def prompts(some: list[Problem]) -> list[list[int]]:
         return encode(

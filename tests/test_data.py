@@ -64,8 +64,8 @@ def test_arithmetic_questions_have_their_own_answers():
 
 
 def test_arithmetic_splits_are_disjoint_and_of_the_stated_sizes():
-    train = [problem.question for problem in load_problems("arithmetic", "train", seed=0)]
-    test = [problem.question for problem in load_problems("arithmetic", "test", seed=1)]
+    train = [problem.question for problem in arithmetic_problems("train", seed=0)]
+    test = [problem.question for problem in arithmetic_problems("test", seed=1)]
     assert (len(set(train)), len(set(test))) == (len(train), len(test)) == (8000, 500)
     assert not any(map(in_test_split, train)) and all(map(in_test_split, test))
 
@@ -254,8 +254,8 @@ def test_shards_may_be_empty_and_a_row_is_named_by_its_shard(tmp_path):
     write_jsonl(folder / "c.jsonl", [{"problem": "a?", "answer": "1"}, {"problem": "a?", "solution": "1"}])
     with pytest.raises(ValueError, match=r"c.jsonl, row 2: answer is None"):
         load_problems(str(folder))
-    with pytest.raises(ValueError, match=r"set has no column x, only problem, answer, solution: set --level"):
-        load_problems(str(folder), level_column="x")
+    with pytest.raises(ValueError, match=r"set has no column x, only problem, answer, solution: set --ans"):
+        load_problems(str(folder), answer_column="x")
 
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
@@ -360,10 +360,10 @@ def test_a_hub_id_that_cannot_be_had_is_an_error_of_ours(error, monkeypatch):
 
 def test_columns_are_found_by_their_usual_names_or_chosen(tmp_path):
     path = write_jsonl(
-        tmp_path / "set.jsonl", [{"question": "a?", "prompt": "b?", "answer": 1, "gold": 2, "n": 3}]
+        tmp_path / "set.jsonl", [{"question": "a?", "prompt": "b?", "answer": 1, "gold": 2, "Level": 3}]
     )
-    assert load_problems(path) == [Problem("a?", ("1",))]
-    chosen = load_problems(path, question_column="prompt", answer_column="gold", level_column="n")
+    assert load_problems(path) == [Problem("a?", ("1",), "3")]
+    chosen = load_problems(path, question_column="prompt", answer_column="gold")
     assert chosen == [Problem("b?", ("2",), "3")]
 
 
@@ -423,8 +423,7 @@ KINDS = ("jsonl", "json", "parquet", "folder", "arrow")
 def test_the_layout_of_verl_is_read_as_it_is(kind, tmp_path):
     path = save_rows(tmp_path / "set", [VERL], kind)
     assert load_problems(path) == [Problem("What is 1 + 1?", ("2",))]
-    chosen = dict(answer_column="extra_info.answer", level_column="extra_info.more.level")
-    assert load_problems(path, **chosen) == [Problem("What is 1 + 1?", ("3",), "4")]
+    assert load_problems(path, answer_column="extra_info.answer") == [Problem("What is 1 + 1?", ("3",))]
     with pytest.raises(
         ValueError, match="no column reward_model, only data_source, prompt, reward_model.sty"
     ):
@@ -795,6 +794,6 @@ def test_settings_that_make_no_sense(settings, message):
 
 def test_a_chosen_column_must_be_there(tmp_path):
     path = write_jsonl(tmp_path / "set.jsonl", ROWS)
-    for flag in ("question_column", "answer_column", "level_column"):
+    for flag in ("question_column", "answer_column"):
         with pytest.raises(ValueError, match=f"no column x, only problem, answer, level: set --{flag}"):
             load_problems(path, **{flag: "x"})

@@ -168,7 +168,7 @@ def test_the_question_of_a_chat_is_its_users(tmp_path):
         (
             [{"problem": " ", "solution": "b"}],
             [],
-            "texts.jsonl, row 1: problem is ' ' and should be the text",
+            "texts.jsonl, row 1: problem is ' ', and should be the text",
         ),
         ([{"text": "a"}], [], "set --question_column"),
         ([{"problem": "a", "solution": "b"}], ["--model", "./none"], "model './none' is no folder"),

@@ -320,11 +320,6 @@ def test_without_evaluations_no_set_is_read(checkpoint, monkeypatch):
         train.prepare(parse_config([*flags, "--eval_every", "5"]), train.start_accelerator())
 
 
-def test_what_is_due_every_few_steps():
-    assert [step for step in range(1, 10) if train.is_due(step, 3)] == [3, 6, 9]
-    assert not any(train.is_due(step, 0) for step in range(1, 10))
-
-
 @pytest.mark.parametrize("name,value", [("prompts_per_step", 30), ("minibatch_size", 66)])
 def test_ranks_must_share_evenly(name, value, checkpoint):
     c = parse_config(["--recipe", "tiny", "--model", checkpoint, f"--{name}", str(value)])
@@ -497,7 +492,7 @@ class ScriptedEngine:
             logps = self.model(input_ids=batch.input_ids).logits.log_softmax(dim=-1)
         return logps.gather(-1, batch.labels[..., None])[..., 0][batch.response_mask].tolist()
 
-    def __getattr__(self, name):  # sleep, wake_weights, wake_cache
+    def __getattr__(self, name):  # sleep
         return lambda: self.calls.append(name)
 
 
@@ -579,7 +574,7 @@ def test_a_right_response_that_the_budget_cut_off_is_not_rewarded(loop):
 
 def test_the_loop_samples_learns_hands_over_evaluates_and_saves_when_it_should(loop):
     seen = loop()
-    hand_over = ["sleep", "wake_weights", "load_weights", "wake_cache", "logprobs"]
+    hand_over = ["sleep", "load_weights", "logprobs"]
     assert seen.engine.calls == hand_over + ["sample", *hand_over] * 5
     assert seen.engine.probes == [4] + [5] * 5  # the longest response of a step
     for step, (prompts, *settings, _) in enumerate(seen.engine.asked):
@@ -655,7 +650,7 @@ def test_a_resumed_run_repeats_no_step_and_keeps_its_lines(loop, monkeypatch):
     assert [prompts for prompts, *_ in seen.engine.asked] == [
         [PROMPTS[i] for i in questions_of_step(step, 2, 6, seed=0)] for step in (3, 4)
     ]
-    assert seen.engine.calls[:5] == ["sleep", "wake_weights", "load_weights", "wake_cache", "logprobs"]
+    assert seen.engine.calls[:3] == ["sleep", "load_weights", "logprobs"]
     assert seen.saved == [(5, 1.0)]
 
 
