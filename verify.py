@@ -135,15 +135,16 @@ CHARACTERS |= {ord("α") + i: rf"\{name} " for i, name in enumerate(GREEK.split(
 CHARACTERS |= {ord("Α") + i: rf"\{name.title()} " for i, name in enumerate(GREEK.split())}
 
 # Commands, without their backslash, to what replaces them. A space keeps 8 and 9 apart in 8\left.9\right.
-IGNORED = """left right middle big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr boldsymbol bm
-pmb bf it rm sf tt sl em cal mathstrut strut underline ensuremath tiny scriptsize footnotesize small
+IGNORED = """left right middle big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr
+bf it rm sf tt sl em cal mathstrut strut ensuremath tiny scriptsize footnotesize small
 normalsize large Large LARGE huge Huge textstyle scriptstyle nolimits nonumber notag smash mathop mathord
 mathrel centering bfseries quad qquad thinspace enspace displaystyle limits hfill checkmark"""
 COMMANDS = dict.fromkeys([*",;:> \n!()[]", *IGNORED.split()], " ")
 COMMANDS |= {"%": "%", "$": r"\text{dollars}", "degree": r"^\circ ", "colon": ":"}
 FONTS = "bf it rm normal sf tt up".split()
 COMMANDS |= {kind + font: r"\text" for kind in ("text", "math") for font in FONTS}
-COMMANDS |= dict.fromkeys(["emph", "mbox", "hbox"], r"\text") | dict.fromkeys(["dbinom", "tbinom"], r"\binom")
+COMMANDS |= dict.fromkeys("boldsymbol bm pmb underline emph mbox hbox".split(), r"\text")
+COMMANDS |= dict.fromkeys(["dbinom", "tbinom"], r"\binom")
 COMMANDS |= dict.fromkeys(["dfrac", "tfrac", "cfrac", "nicefrac", "sfrac"], r"\frac")
 COMMANDS |= {"lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]", "langle": "(", "rangle": ")"}
 COMMANDS |= dict.fromkeys(["lvert", "rvert", "lVert", "rVert", "Vert", "|"], "|")
@@ -255,7 +256,7 @@ def normalize(text: str) -> str:
     for pattern, to in REWRITES:
         text = pattern.sub(to, text)
     text = text.lstrip(" ,;:=").rstrip(" .,;:")
-    text = re.sub(r"^\{([^{},]*(?:\\text ?\{[^{}]*\})?)\}$", r"\1", text)
+    text = re.sub(r"^\{([^{},]*(?:\\text ?\{[^{}]*\}(?:\^[0-9])?)?)\}$", r"\1", text)
     # All but `\text{six}`, as `six` is a product.
     text = re.sub(r"^\\text ?\{(?![A-Za-z][a-z]{2}\})([^{}]*)\}$", r"\1", text).rstrip(" .,")
     # Only a space between words or numbers means something: `1 1/2`, and `2, 345` is no 2,345.

@@ -343,6 +343,7 @@ RIGHT = {
         ("3rd", "3"),
     ],
     "fonts, colours, spaces": [
+        (r"\boldsymbol{1,080}", "1080"), (r"\textbf{10\text{ cm}^2}", "10"),
         (r"\boldsymbol{5}", "5"), (r"\bm{5}", "5"), (r"{\bf 5}", "5"), (r"\mathit{5}", "5"),
         (r"\textcolor{red}{5}", "5"), (r"\color{red}5", "5"), (r"{\color{red} 5}", "5"),
         (r"\colorbox{yellow}{5}", "5"), (r"\underline{5}", "5"), (r"\large 5", "5"), (r"{\large 5}", "5"),
