@@ -1,5 +1,6 @@
 """What several test files share: random checkpoints of a real architecture, and hand-made rollouts."""
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 
 import run.environment  # noqa: F401
 
+import psutil
 import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
@@ -17,6 +19,7 @@ from miniature.tiny_base import arithmetic_corpus, tiny_tokenizer
 from rollout import Rollout
 
 ROOT = Path(__file__).parents[1]
+STARTED: list[subprocess.Popen] = []  # by the test under way
 on_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="several ranks are tried over gloo, on CPUs")
 
 
@@ -25,7 +28,7 @@ def start(*command: str, launcher: str | None = None, stderr: int = subprocess.P
     if launcher and torch.cuda.is_available():
         pytest.skip(on_cpu.kwargs["reason"])
     launch = ["-m", "accelerate.commands.launch", "--multi_gpu", *launcher.split()] if launcher else []
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, *launch, *command],
         cwd=ROOT,
         env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": "."},
@@ -34,6 +37,26 @@ def start(*command: str, launcher: str | None = None, stderr: int = subprocess.P
         text=True,
         start_new_session=True,
     )
+    STARTED.append(process)
+    return process
+
+
+def kill(process: subprocess.Popen) -> None:
+    """kill -9 for all of its processes; the launcher starts its ranks in sessions of their own."""
+    for each in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
+    process.wait()
+    process.stdout.close()
+
+
+@pytest.fixture(autouse=True)
+def nothing_runs_on():
+    """A test that fails leaves no run behind."""
+    yield
+    while STARTED:
+        if (process := STARTED.pop()).poll() is None:
+            kill(process)
 
 
 def random_qwen2(tokenizer, *, tied: bool, seed: int = 0) -> Qwen2ForCausalLM:

@@ -53,6 +53,11 @@ def test_every_rollout_is_in_one_micro_batch_within_the_budget(ranks):
             assert len(micro[0]) * max(lengths[i] for of_rank in micro for i in of_rank) <= 100
 
 
+def test_a_minibatch_that_is_skipped_whole_has_an_empty_micro_batch_for_every_rank():
+    skip = torch.tensor([True, True])
+    assert cut_minibatches([3, 4], 1, 9, seed=0, ranks=2, skip=skip) == [[[[], []]]] * 2
+
+
 def test_the_seed_shuffles_the_responses():
     first, second, again = (cut_minibatches([2] * 16, 4, 1000, seed) for seed in (3, 4, 3))
     assert first == again and first != second

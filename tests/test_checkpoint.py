@@ -143,6 +143,24 @@ def test_a_step_can_be_saved_twice_and_over_what_a_crash_left(tokenizer, tmp_pat
     assert same_weights(resumed, policy)
 
 
+@pytest.mark.parametrize("at_fault", [0, 1])
+def test_what_fails_on_one_rank_fails_on_all(at_fault, monkeypatch):
+    """This process is rank 0 of two."""
+
+    def gather(outcomes, own):
+        outcomes[:] = [own, ("b", "OSError: full" if at_fault else None)]
+
+    def act():
+        if not at_fault:
+            raise OSError("full")
+
+    monkeypatch.setattr(checkpoint.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(checkpoint.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(checkpoint.dist, "all_gather_object", gather)
+    with pytest.raises(OSError, match="OSError: full"):
+        checkpoint._together(act)
+
+
 def test_ranks_share_the_files_out(monkeypatch):
     monkeypatch.setattr(checkpoint, "world_size", lambda: 3)
     shares = []

@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -39,6 +40,35 @@ class ScriptedSampler:
             type(r)(r.prompt_ids, r.response_ids, text, r.sampler_logprobs, False)
             for r, text in zip(rollouts, self.texts, strict=True)
         ]
+
+
+def test_ranks_share_problems_out_each_with_seeds_of_its_own(tokenizer, monkeypatch):
+    """Five problems, two prompts a call: the second rank calls as often as the first, at last in vain."""
+    problems = [Problem(f"{i} + 1?", ("1",)) for i in range(5)]
+    calls, of_ranks = [], [[], []]
+    monkeypatch.setattr(script, "CHUNK", 4)
+
+    class Echo:
+        def sample(self, prompts, n, *_, seed, **__):
+            calls.append((len(prompts), seed))
+            rollouts = [make_rollout(ids, [1]) for ids in prompts for _ in range(n)]
+            return [dataclasses.replace(r, text=tokenizer.decode(r.prompt_ids)) for r in rollouts]
+
+    for rank in range(2):
+
+        def gather(mine, rank=rank):
+            of_ranks[rank] = mine
+            return of_ranks[0] + of_ranks[1]
+
+        state = SimpleNamespace(process_index=rank, num_processes=2)
+        monkeypatch.setattr(script, "gather_object", gather)
+        monkeypatch.setattr(script, "PartialState", lambda state=state: state)
+        settings = dict(template="none", n=2, temperature=1.0, max_response_tokens=9, seed=7)
+        with VerifierPool(1) as verifier:
+            _, records = evaluate(Echo(), tokenizer, verifier, problems, **settings)
+    assert calls == [(2, 7), (1, 9), (2, 8), (0, 10)]
+    asked = [(r["problem"], r["response"]) for r in records]
+    assert asked == [(i, problem.question) for i, problem in enumerate(problems) for _ in range(2)]
 
 
 def test_records_are_problem_major_and_verified_in_the_templates_format(tokenizer):
@@ -230,7 +260,7 @@ def test_all_sets_are_sampled_in_one_call_and_told_apart_afterwards(tokenizer):
 # ---- Without a model: --regrade ----
 
 HOSTILE = ["\0\\boxed{2}", "\ud800 \\boxed{2}", "x" * 3_000_000 + "\\boxed{2}", "\u2028\x85\r\n\\boxed{2}"]
-HOSTILE += ["\\boxed{" * 50_000, "{question} %s $(touch /tmp/x) | `a` \\boxed{3}", "\\boxed{\0\ud800}", ""]
+HOSTILE += ["\\boxed{" * 50_000, "{question} %s $(touch executed) | `a` \\boxed{3}", "\\boxed{\0\ud800}", ""]
 
 
 @pytest.fixture
@@ -262,7 +292,7 @@ def test_hostile_responses_are_graded_judged_and_reported(hostile_file, tmp_path
     assert report["model"] == "m" and report["config"] == {"seed": 3}  # of the run that sampled
     out = capsys.readouterr().out
     assert "6 of 8 verdicts have changed" in out and "judge: 16 calls for 16 judgements" in out
-    assert len(stub.requests) == 16
+    assert len(stub.requests) == 16 and not os.path.exists("executed")
     assert {headers["Authorization"] for headers in stub.headers} == {"Bearer sk-secret"}
     assert (
         not any("sk-secret" in file.read_text() for file in (tmp_path / "new").iterdir()) and "sk-" not in out

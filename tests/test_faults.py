@@ -1,6 +1,5 @@
 """Runs that are killed, stopped, starved or poisoned: real processes, a random model. See `make soak` too."""
 
-import contextlib
 import json
 import os
 import random
@@ -14,10 +13,12 @@ from types import SimpleNamespace
 import psutil
 import pytest
 from accelerate import PartialState
-from conftest import free_port, make_rollout, start
+from conftest import free_port, kill, make_rollout, start
 from transformers import AutoModelForCausalLM
 
 from data import Problem
+from run import log as runlog
+from run import signals
 from run.log import RunLog, find_warnings
 from run.settings import check_changes, parse_config
 from run.signals import Interrupted, StopSignal
@@ -47,15 +48,6 @@ def read_until(process: subprocess.Popen, text: str) -> None:
         if text in line:
             return
     pytest.fail(f"the run ended without {text!r}: {''.join(lines)[-4000:]}")
-
-
-def kill(process: subprocess.Popen) -> None:
-    """kill -9 for all of its processes; the launcher starts its ranks in sessions of their own."""
-    for each in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            each.kill()
-    process.wait()
-    process.stdout.close()
 
 
 def records(folder: Path, name: str = "metrics.jsonl") -> list[dict]:
@@ -235,7 +227,7 @@ def test_a_failed_engine_is_saved_before_and_a_resumed_run_goes_on_as_if_it_had_
         assert "step   2/3" in finish(start_run(tmp_path / "run", *flags))
 
 
-def test_signals_are_obeyed_at_once_while_sampling_else_kept_for_later(capsys):
+def test_signals_are_obeyed_at_once_while_sampling_else_kept_for_later(capsys, monkeypatch):
     usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the tests run below nohup
@@ -246,12 +238,15 @@ def test_signals_are_obeyed_at_once_while_sampling_else_kept_for_later(capsys):
             stop.sampling = True
             with pytest.raises(Interrupted):
                 signal.raise_signal(number)
+            signal.raise_signal(number)  # while it saves
         with pytest.raises(KeyboardInterrupt):  # the second Ctrl-C
             signal.raise_signal(signal.SIGINT)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup starts a process
         stop = StopSignal()
         signal.raise_signal(signal.SIGHUP)
         assert stop.received == 0
+        monkeypatch.setattr(signals, "gather_object", lambda mine: [*mine, signal.SIGTERM])
+        assert stop.agreed() == signal.SIGTERM  # another rank's
     finally:
         for number, handler in usual.items():
             signal.signal(number, handler)
@@ -391,6 +386,21 @@ def test_the_line_of_a_step_by_hand(tmp_path, capsys):
     numbers = "reward 0.500  tokens right 10 wrong -  1,234 tokens/s"
     assert first == f"step  11/20  {numbers}  4.0 s/step  00:36 left"
     assert second == f"step  12/20  {numbers}  3.0 s/step  00:24 left"
+
+
+def test_the_metrics_of_a_step_are_of_all_ranks(tmp_path, monkeypatch):
+    log = RunLog(tmp_path, -1, Silent())
+    of_another = ([(1.0, True, 9, False)] * 2, 3)  # two responses, three timeouts
+    monkeypatch.setattr(runlog, "gather_object", lambda mine: [*mine, of_another])
+    for part in runlog.PARTS:
+        log.lap(part)
+    rollouts = [make_rollout([1], [2])] * 2
+    verdicts = [SimpleNamespace(formatted=True, timed_out=True)] * 2
+    c = SimpleNamespace(group_size=2, num_steps=2)
+    metrics = log.step(1, c, rollouts, verdicts, [0.0, 0.0], {"sampler_kl": 0.0, "entropy": 1.0})
+    assert (metrics["reward/mean"], metrics["response_tokens/mean"]) == (0.5, 5)
+    assert metrics["verify/timeouts"] == 5
+    assert (metrics["groups/all_zero"], metrics["groups/all_one"]) == (0.5, 0.5)
 
 
 def test_trackers_get_numbers_alone_and_other_ranks_write_nothing(tmp_path, capsys):

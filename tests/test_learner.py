@@ -218,6 +218,18 @@ def test_beta_pulls_towards_the_reference(policy, tokenizer):
     assert metrics["reference_kl"] == pytest.approx(torch.cat(divergences).mean().item(), rel=1e-4)
 
 
+def test_the_reference_is_compared_at_the_temperature_of_the_policy(policy, tokenizer):
+    reference = prepare_policy(random_qwen2(tokenizer, tied=True, seed=9))
+    with torch.no_grad():
+        ours, theirs = (
+            torch.cat([naive_logprobs(p.model, r.prompt_ids, r.response_ids, 0.5) for r in ROLLOUTS])
+            for p in (policy, reference)
+        )
+    _, metrics = one_step(policy, ADVANTAGES, reference, beta=0.3, temperature=0.5)
+    k3 = (theirs - ours).exp() - (theirs - ours) - 1
+    assert metrics["reference_kl"] == pytest.approx(k3.mean().item(), rel=1e-4)
+
+
 def test_mask_truncated_leaves_a_response_out_and_the_divisor_as_it_is(policy):
     cut_off = dataclasses.replace(ROLLOUTS[1], truncated=True)
     expected = textbook_step(policy, lambda i, logps: 0.0 if i == 1 else ADVANTAGES[i])
@@ -244,8 +256,9 @@ def test_skipped_groups_change_nothing_but_the_work(policy, monkeypatch):
     assert all((move == 0).all() for move in moves) and metrics["loss"] == metrics["entropy"] == 0
 
 
-def test_clip_eps_high_widens_the_upper_side_only(policy):
-    """In the second minibatch the same ratios are clipped below 1 - 0.01, and above only beyond 1 + 1e9."""
+@pytest.mark.parametrize("advantages,widened", [(ADVANTAGES, True), (torch.full((4,), -0.5), False)])
+def test_clip_eps_high_widens_the_upper_side_only(advantages, widened, policy):
+    """In the second minibatch: of ratios that only the upper side clips none is left, of the others all."""
     start = {name: p.detach().clone() for name, p in policy.named_parameters()}
     fractions = []
     for high in (None, 1e9):
@@ -255,9 +268,9 @@ def test_clip_eps_high_widens_the_upper_side_only(policy):
         config = settings(minibatch_size=2, clip_eps=0.01, clip_eps_high=high)
         optimizer = torch.optim.SGD(policy.parameters(), lr=4.0)
         fractions.append(
-            update(policy, optimizer, ROLLOUTS, ADVANTAGES, config, CPU, seed=1)["clip_fraction"]
+            update(policy, optimizer, ROLLOUTS, advantages, config, CPU, seed=1)["clip_fraction"]
         )
-    assert fractions[0] > fractions[1]
+    assert fractions[0] > 0 and fractions[1] == (0 if widened else fractions[0])
 
 
 def test_sampler_kl_is_the_mean_gap_of_log_probs(policy):
@@ -326,11 +339,21 @@ def test_a_gradient_that_is_not_finite_blames_the_whole_minibatch(policy):
     assert stopped.value.rollouts == list(ROLLOUTS)
 
 
+def test_the_minibatch_of_a_loss_that_is_not_finite_is_told(policy):
+    _, ((second,),) = cut_minibatches(lengths_of(ROLLOUTS), 2, 1000, seed=1)
+    advantages = ADVANTAGES.clone()
+    advantages[second[0]] = math.nan
+    optimizer = torch.optim.SGD(policy.parameters(), lr=0.0)
+    with pytest.raises(learner.NotFinite, match="^minibatch 1, "):
+        update(policy, optimizer, ROLLOUTS, advantages, settings(minibatch_size=2), CPU, 1)
+
+
 def test_a_rank_without_fault_says_so(policy, monkeypatch):
+    largest = learner.dist.ReduceOp.MAX
     monkeypatch.setattr(learner, "world_size", lambda: 2)
-    monkeypatch.setattr(learner.dist, "all_reduce", lambda any_bad, op: any_bad.fill_(1.0))
+    monkeypatch.setattr(learner.dist, "all_reduce", lambda any_bad, op: any_bad.fill_(op == largest))
     with pytest.raises(learner.NotFinite, match="minibatch 7: a loss of another rank is not") as stopped:
-        learner.stop_if_not_finite(torch.tensor([1.0, 2.0]), math.nan, [[0, 1], [2, 3]], 7, ROLLOUTS)
+        learner.stop_if_not_finite(torch.tensor([1.0, 2.0]), 3.0, [[0, 1], [2, 3]], 7, ROLLOUTS)
     assert stopped.value.rollouts == []
 
 
@@ -360,7 +383,10 @@ def test_saved_model_opens_in_transformers_with_the_same_weights(policy, tokeniz
 
 
 def test_saving_in_bf16_leaves_the_learner_in_float32(policy, tokenizer, tmp_path):
+    (tmp_path / "model.partial").mkdir()
+    (tmp_path / "model.partial" / "left-by-a-crash").touch()
     learner.save_model(policy, tokenizer, tmp_path / "model", torch.bfloat16)
+    assert not (tmp_path / "model" / "left-by-a-crash").exists()
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "model").dtype == torch.bfloat16
     assert policy.model.dtype == torch.float32
 

@@ -12,6 +12,7 @@ from transformers import LlamaConfig, Qwen2Config
 
 from learner import compute_dtype
 from run import environment, memory
+from run import settings as run_settings
 from run.base_model import empty_model
 from run.memory import check_disk, check_memory, disk_needed, engine_memory, learner_memory, memory_table
 from run.settings import SMALLEST_GPU, default_recipe, parse_config
@@ -333,6 +334,18 @@ def test_the_smallest_gpu_of_a_recipe_is_what_the_plan_says(recipe, gpus, tmp_pa
 )
 def test_the_default_recipe_follows_the_hardware(gpus, gb, recipe):
     assert default_recipe(gpus, gb) == recipe
+
+
+def test_without_a_flag_the_recipe_is_that_of_this_machines_gpus(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setattr(run_settings, "gpu_bytes", lambda: 80 * 10**9)
+    assert parse_config([]).recipe == "oat-zero-7b"
+
+
+def test_a_start_asks_for_room_on_the_disk(checkpoint, monkeypatch):
+    monkeypatch.setattr(memory.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    with pytest.raises(ValueError, match="a run needs up to .* GB of disk"):
+        run_settings.check(parse_config(["--recipe", "tiny", "--model", checkpoint]), 1)
 
 
 MEASURE = """

@@ -8,6 +8,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from conftest import random_qwen2
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import learner
@@ -117,6 +118,29 @@ def test_each_target_weighs_the_same_in_any_micro_batch_and_on_any_rank(tokenize
     whole, by_row, first, second = gradients
     torch.testing.assert_close(by_row, whole)
     torch.testing.assert_close((first + second) / 2, whole)
+
+
+def test_no_update_keeps_the_last_gradient_and_the_learning_rate_rises_and_falls(tokenizer, monkeypatch):
+    """40 updates on the same rows, so slow that the weights stay as they are."""
+    monkeypatch.setattr(learner, "compute_dtype", lambda: torch.float32)
+    ids, is_target = pack(arithmetic_corpus(30, 0), tokenizer, 32, learn_questions=False)
+    gradients, norms, rates = [], [], []
+
+    def keep(parameters, max_norm):
+        gradients.append(torch.cat([p.grad.flatten() for p in parameters]))
+        norms.append(max_norm)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", keep)
+    hook = register_optimizer_step_pre_hook(lambda adamw, *_: rates.append(adamw.param_groups[0]["lr"]))
+    ranks = SimpleNamespace(num_processes=1, process_index=0, device=CPU, is_main_process=False)
+    policy, how = prepare_policy(random_qwen2(tokenizer, tied=True)), dict(batch_rows=4, lr=1e-30, seed=0)
+    try:
+        train_next_token(policy, ids[:4], is_target[:4], epochs=40, **how, accelerator=ranks)
+    finally:
+        hook.remove()
+    torch.testing.assert_close(gradients[1], gradients[0])
+    assert set(norms) == {1.0}
+    assert [rate / 1e-30 for rate in (*rates[:2], rates[20])] == pytest.approx([0.5, 1, 0.5])
 
 
 def test_training_lowers_the_loss(tokenizer):

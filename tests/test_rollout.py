@@ -91,6 +91,22 @@ def test_the_engine_is_asked_for_what_the_caller_wants_and_keeps_stop_strings(st
     stub._llm.finish_reason = "length"
     (rollout,) = stub.sample([[1]], 1, 0.7, 5, (), 0, logprobs=False)
     assert rollout.truncated and rollout.sampler_logprobs == [] and stub._llm.params[1]["logprobs"] is None
+    stub.sample([[1]], 1, 1.0, 4, (), 0, top_p=0.9)
+    assert [params["top_p"] for params in stub._llm.params] == [1.0, 1.0, 0.9]
+    stub._llm.prompts.clear()
+    assert stub.sample([], 1, 1.0, 4, (), 0) == [] and stub._llm.prompts == []
+
+
+def test_ranks_that_share_an_engine_are_its_workers(monkeypatch):
+    options = {}
+    vllm = SimpleNamespace(LLM=lambda **given: options.update(given), SamplingParams=dict)
+    monkeypatch.setitem(sys.modules, "vllm", vllm)
+    monkeypatch.setattr("os.environ", {})
+    monkeypatch.setattr("rollout.world_size", lambda: 2)
+    Sampler("m", max_model_len=9, dtype=torch.bfloat16, memory=0.5, tensor_parallel=2)
+    expected = dict(model="m", max_model_len=9, dtype="bfloat16", tensor_parallel_size=2)
+    expected |= dict(distributed_executor_backend="external_launcher")
+    assert expected.items() <= options.items()
 
 
 def test_weights_go_over_in_the_engines_dtype_and_are_dropped_when_it_sleeps(stub):
@@ -191,7 +207,10 @@ def test_a_gap_of_either_sign_stops_the_run_and_so_does_one_that_is_no_number(st
 
     with pytest.raises(RuntimeError, match="the weights did not arrive"):
         hand_over(policy, stub, probe, CPU)
-    shifts = [0.1] * 5
+    shifts = [0.21] * 5
+    with pytest.raises(RuntimeError, match="mean gap 0.2100, at most 0.2"):
+        hand_over(policy, stub, probe, CPU)
+    shifts = [0.19] * 5
     hand_over(policy, stub, probe, CPU)
 
 
