@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import run.environment  # noqa: F401
 
@@ -128,10 +129,15 @@ def read_texts(source: str, question_column: str | None, answer_column: str | No
     pairs = []
     for place, row in table.rows:
         asked = read_cell(place, row, question, read_question)
-        if not isinstance(row.get(answer), str) or not row[answer].strip():
-            raise ValueError(f"{place}: {answer} is {row.get(answer)!r:.80}, and should be a worked answer")
-        pairs.append((f"{asked}\n", row[answer]))
+        pairs.append((f"{asked}\n", read_cell(place, row, answer, read_worked_answer)))
     return pairs
+
+
+def read_worked_answer(cell: Any) -> str:
+    """A text as it is, with all its steps; ValueError for anything else, or a blank one."""
+    if not isinstance(cell, str) or not cell.strip():
+        raise ValueError("and should be a worked answer")
+    return cell
 
 
 def check_output(output_dir: str) -> None:

@@ -1,8 +1,8 @@
 """How a run of train.py ends early: Ctrl-C, a signal, an engine or a rank that died.
 
 Exit codes of train.py: 0 it ended, or was stopped and saved; 1 it was interrupted twice, or could not
-save; 2 bad input; 3 a loss was not finite; 4 the
-engine failed. After 4 the same command with --resume goes on.
+save; 2 bad input; 3 a loss was not finite; 4 the engine failed. After 4 the same command with --resume
+goes on.
 """
 
 import contextlib
