@@ -74,7 +74,8 @@ def test_every_sampling_starts_without_cached_keys_and_so_does_every_check(stub)
     assert stub._llm.calls == [("reset_prefix_cache",)]
     stub._llm.calls.clear()
     stub.load_weights(iter([]))
-    assert stub._llm.calls[1:3] == [("collective_rpc",), ("reset_prefix_cache",)]
+    wake = [("wake_up", "weights"), ("wake_up", "kv_cache")]
+    assert stub._llm.calls == [wake[0], ("collective_rpc",), ("reset_prefix_cache",), wake[1]]
 
 
 def test_the_engine_is_asked_for_what_the_caller_wants_and_keeps_stop_strings(stub):

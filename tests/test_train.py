@@ -253,7 +253,7 @@ def test_a_response_ends_where_the_context_does_and_no_other_budget_shrinks(chec
         ("--tensor_parallel 2", "tensor_parallel 2 does not divide the 1 ranks"),
         ("--replicas 2", "replicas 2 does not divide the 1 ranks"),
         ("--engine_memory 1e-5", "engine_memory 1e-05 is 0.00 GB for vLLM's KV cache, and one response"),
-        ("--report_to json", "--report_to: invalid choice: 'json'"),
+        ("--report_to json", "--report_to: invalid choice: 'json' (choose from "),
         ("--report_to dvclive", "report_to dvclive: install that package first"),
         ("--resume", "resume: which run? set output_dir to its folder"),
         ("--resume --output_dir tests", "output_dir tests is no run, it has no config.json but other files"),
@@ -630,8 +630,8 @@ def test_flags_reach_the_learner_the_engine_and_the_checkpoints(loop, monkeypatc
     flags |= dict(seed=5, tensor_parallel=2, engine_memory=0.25, keep_checkpoints=7)
     seen = loop(num_steps=1, **flags)
     assert asked == [(("eager", True, 3), {}), (("eager",), {"replicas": 3})]
-    options = dict(max_model_len=32, memory=0.25, sleep=True, seed=5, tensor_parallel=2, dtype=torch.float32)
-    assert seen.engine.options | {"dtype": torch.float32} == options and seen.keep == 7
+    options = dict(max_model_len=32, memory=0.25, sleep=True, seed=5, tensor_parallel=2)
+    assert seen.engine.options == options | {"dtype": train.compute_dtype()} and seen.keep == 7
 
 
 def test_a_rank_asks_its_own_questions_with_seeds_of_its_own(loop):
